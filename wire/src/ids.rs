@@ -1,0 +1,225 @@
+//! Identities: of runs, outboxes, agent starts, hubs and schedules.
+
+use core::fmt;
+use core::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer};
+use serde::ser::{Serialize, Serializer};
+
+use crate::{Name, UnixMillis};
+
+/// 16 bytes, on the wire as they are, in text as a UUID (RFC 9562 §4).
+macro_rules! id_16 {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                for (i, byte) in self.0.iter().enumerate() {
+                    if matches!(i, 4 | 6 | 8 | 10) {
+                        f.write_str("-")?;
+                    }
+                    write!(f, "{byte:02x}")?;
+                }
+                Ok(())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadId;
+
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                parse_uuid(text).map(Self)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    return serializer.collect_str(self);
+                }
+                self.0.serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = <&str>::deserialize(deserializer)?;
+                    return text.parse().map_err(serde::de::Error::custom);
+                }
+                <[u8; 16]>::deserialize(deserializer).map(Self)
+            }
+        }
+    };
+}
+
+id_16! {
+    /// One run. Ids sort by time: a triggered run's is a UUIDv7, a scheduled one's is
+    /// [`RunId::scheduled`].
+    RunId
+}
+id_16! {
+    /// One outbox: random, new at each start of an agent; spooled records keep theirs.
+    OutboxId
+}
+id_16! {
+    /// One start of an agent or of a hub: random.
+    StartId
+}
+id_16! {
+    /// One hub's store, for its whole life: random.
+    HubId
+}
+
+/// A text that is not a UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadId;
+
+impl fmt::Display for BadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an id; expected a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057")
+    }
+}
+
+impl core::error::Error for BadId {}
+
+fn parse_uuid(text: &str) -> Result<[u8; 16], BadId> {
+    let text = text.as_bytes();
+    if text.len() != 36 {
+        return Err(BadId);
+    }
+    let mut id = [0u8; 16];
+    let mut digits = 0;
+    for (i, &c) in text.iter().enumerate() {
+        if matches!(i, 8 | 13 | 18 | 23) {
+            if c != b'-' {
+                return Err(BadId);
+            }
+            continue;
+        }
+        let value = char::from(c).to_digit(16).ok_or(BadId)?;
+        let nibble = u8::try_from(value).map_err(|_| BadId)?;
+        id[digits / 2] = id[digits / 2] << 4 | nibble;
+        digits += 1;
+    }
+    Ok(id)
+}
+
+impl RunId {
+    /// A UUIDv7 (RFC 9562 §5.7) of this time and these random bytes.
+    #[must_use]
+    pub fn v7(time: UnixMillis, random: [u8; 10]) -> Self {
+        Self::timed(time, random, 7)
+    }
+
+    /// The id of the run that entry `entry` causes on `node` at `due`: a UUIDv8 (RFC 9562 §5.8)
+    /// whose first 48 bits are `due` in milliseconds and whose rest is the FNV-1a hash (128 bit,
+    /// its last 10 bytes) of `due` as 8 big-endian bytes, the node, a zero byte and the entry.
+    ///
+    /// The same run has the same id whoever computes it, and ids sort by time.
+    #[must_use]
+    pub fn scheduled(due: UnixMillis, node: &Name, entry: &Name) -> Self {
+        let mut hash = Fnv1a::new();
+        hash.write(&due.0.to_be_bytes());
+        hash.write(node.as_bytes());
+        hash.write(&[0]);
+        hash.write(entry.as_bytes());
+        let hash = hash.0.to_be_bytes();
+        let mut rest = [0; 10];
+        rest.copy_from_slice(&hash[6..]);
+        Self::timed(due, rest, 8)
+    }
+
+    /// The time in the id's first 48 bits.
+    #[must_use]
+    pub fn time(&self) -> UnixMillis {
+        let mut ms = [0; 8];
+        ms[2..].copy_from_slice(&self.0[..6]);
+        UnixMillis(u64::from_be_bytes(ms))
+    }
+
+    fn timed(time: UnixMillis, rest: [u8; 10], version: u8) -> Self {
+        let mut id = [0; 16];
+        id[..6].copy_from_slice(&time.0.to_be_bytes()[2..]);
+        id[6..].copy_from_slice(&rest);
+        id[6] = id[6] & 0x0f | version << 4;
+        id[8] = id[8] & 0x3f | 0x80;
+        Self(id)
+    }
+}
+
+/// FNV-1a, 128 bit: small, stable, without a table. Not for hostile input.
+struct Fnv1a(u128);
+
+impl Fnv1a {
+    const fn new() -> Self {
+        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 ^= u128::from(byte);
+            self.0 = self.0.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+}
+
+/// Counts the reliable reports of one outbox, from 1. For acks only: it says nothing about what
+/// is unique in a store.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+/// Which execution of a run this is, from 1.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Attempt(pub u32);
+
+impl Attempt {
+    /// The first execution.
+    pub const FIRST: Self = Self(1);
+}
+
+/// Which schedule a node has. Another epoch replaces what a node holds; within one epoch a
+/// higher counter does.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+pub struct ScheduleVersion {
+    /// Random, made with the hub's store; 0: a node that never got a schedule.
+    pub epoch: u64,
+    /// Counts the changes of this node's schedule in that store.
+    pub counter: u64,
+}
