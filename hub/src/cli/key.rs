@@ -1,0 +1,42 @@
+//! `fieldpost key`: keys for clients.
+
+use std::path::Path;
+
+use fieldpost_sockets::KeyPair;
+
+use super::{Exit, Failure, KeyNewArgs, RoleName};
+use crate::io::key_file;
+
+pub fn new(args: &KeyNewArgs) -> Result<(), Failure> {
+    let keys = match &args.out {
+        Some(path) => {
+            let keys = key_file::create(path)
+                .map_err(|problem| Failure::new(Exit::Failed, problem.to_string()))?;
+            eprintln!("the secret key is in {}; it never leaves this machine", path.display());
+            keys
+        }
+        None => {
+            let keys = KeyPair::generate();
+            println!("# The secret key: put it into a file with mode 0600, and nowhere else.");
+            println!("# {}", keys.secret.reveal());
+            println!();
+            keys
+        }
+    };
+    let role = match args.role {
+        RoleName::Read => "read",
+        RoleName::Trigger => "trigger",
+        RoleName::Admin => "admin",
+    };
+    eprintln!("paste this into the hub's configuration, then reload it (SIGHUP):\n");
+    println!("[[client]]");
+    println!("name = \"{}\"", args.name);
+    println!("key = \"{}\"", keys.public);
+    println!("role = \"{role}\"");
+    Ok(())
+}
+
+pub fn show(file: &Path) -> Result<(), Failure> {
+    println!("{}", key_file::read(file)?.public);
+    Ok(())
+}

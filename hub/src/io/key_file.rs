@@ -1,0 +1,125 @@
+//! Secret keys on disk: 40 characters of Z85 and a newline, mode 0600.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use fieldpost_sockets::{KeyPair, SecretKey};
+
+use crate::config::Problem;
+
+/// Reads a key file.
+///
+/// # Errors
+/// A [`Problem`]: not there, readable by others, not a key. The key itself is never shown.
+pub fn read(path: &Path) -> Result<KeyPair, Problem> {
+    let problem = |message: String, hint: Option<String>| Problem {
+        file: path.display().to_string(),
+        line: None,
+        message,
+        hint,
+    };
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => problem(
+            "there is no such key file".to_owned(),
+            Some(format!("`fieldpost key new --out {}` makes one", path.display())),
+        ),
+        _ => problem(format!("the key file can't be read: {error}"), None),
+    })?;
+    let unreadable = |error| problem(format!("the key file can't be read: {error}"), None);
+    let mode = file.metadata().map_err(unreadable)?.mode();
+    if mode & 0o077 != 0 {
+        return Err(problem(
+            format!("others can read this secret key (mode {:03o})", mode & 0o777),
+            Some(format!("chmod 600 {}", path.display())),
+        ));
+    }
+    let text = io::read_to_string(file).map_err(unreadable)?;
+    let secret: SecretKey = text.trim_end().parse().map_err(|bad| {
+        problem(format!("not a secret key: {bad}"), Some("expected 40 characters of Z85".into()))
+    })?;
+    Ok(secret.into())
+}
+
+/// Makes a key pair and writes the secret one to a new file: never over another, never half.
+///
+/// # Errors
+/// A [`Problem`] that says what the file system said.
+pub fn create(path: &Path) -> Result<KeyPair, Problem> {
+    let keys = KeyPair::generate();
+    write_new(path, &keys.secret).map_err(|error| Problem {
+        file: path.display().to_string(),
+        line: None,
+        message: match error.kind() {
+            io::ErrorKind::AlreadyExists => "this file is there already; a key is never overwritten".to_owned(),
+            io::ErrorKind::NotFound => "its directory is not there".to_owned(),
+            _ => format!("the key can't be written: {error}"),
+        },
+        hint: None,
+    })?;
+    Ok(keys)
+}
+
+/// Reads a key file, or makes it where there is none. Says which.
+///
+/// # Errors
+/// See [`read`] and [`create`].
+pub fn read_or_create(path: &Path) -> Result<(KeyPair, bool), Problem> {
+    if path.exists() { read(path).map(|keys| (keys, false)) } else { create(path).map(|k| (k, true)) }
+}
+
+fn write_new(path: &Path, secret: &SecretKey) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut draft = PathBuf::from(path);
+    draft.as_mut_os_string().push(format!(".{}.new", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file
+        .write_all(format!("{}\n", secret.reveal()).as_bytes())
+        .and_then(|()| file.sync_all())
+        // A link, not a rename: it fails where there is a file already.
+        .and_then(|()| fs::hard_link(&draft, path));
+    fs::remove_file(&draft)?;
+    written?;
+    File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn place(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("fieldpost-key-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_reads_back() {
+        let dir = place("once");
+        let path = dir.join("hub.key");
+        let (made, new) = read_or_create(&path).unwrap();
+        assert!(new);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let (read, new) = read_or_create(&path).unwrap();
+        assert!(!new && read.public == made.public);
+        assert!(create(&path).unwrap_err().message.contains("never overwritten"));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "no draft is left");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let dir = place("open");
+        let path = dir.join("k");
+        create(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(read(&path).unwrap_err().hint.unwrap(), format!("chmod 600 {}", path.display()));
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
