@@ -176,10 +176,8 @@ fn decode(text: &str) -> Result<[u8; 32], BadKey> {
     if count != TEXT {
         return Err(BadKey::Length(count));
     }
-    if let Some((at, c)) = text
-        .chars()
-        .enumerate()
-        .find(|(_, c)| !u8::try_from(*c).is_ok_and(|c| DIGITS.contains(&c)))
+    if let Some((at, c)) =
+        text.chars().enumerate().find(|(_, c)| !u8::try_from(*c).is_ok_and(|c| DIGITS.contains(&c)))
     {
         return Err(BadKey::Character(c, at + 1));
     }

@@ -13,6 +13,8 @@ impl Errno {
     pub const EINTR: Self = Self(libc::EINTR);
     /// The peer that a ROUTER was to send to is gone.
     pub const EHOSTUNREACH: Self = Self(libc::EHOSTUNREACH);
+    /// The context was ended: close the socket.
+    pub const ETERM: Self = Self(zmq_sys::errno::ETERM);
 
     #[expect(unsafe_code, reason = "libzmq keeps its errno for itself")]
     pub(crate) fn last() -> Self {

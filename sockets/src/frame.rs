@@ -66,10 +66,11 @@ impl Frame {
     /// reused at any time: good for `shutdown(2)` at once, never for `close(2)`.
     #[must_use]
     pub fn source_fd(&self) -> Option<RawFd> {
-        const ZMQ_SRCFD: i32 = 2;
+        // Marked deprecated in zmq.h, for being dangerous; see above.
+        const SRCFD: i32 = 2;
+        let message = (&raw const self.message).cast_mut();
         // SAFETY: reads an initialised message.
-        let fd =
-            unsafe { zmq_sys::zmq_msg_get((&raw const self.message).cast_mut(), ZMQ_SRCFD) };
+        let fd = unsafe { zmq_sys::zmq_msg_get(message, SRCFD) };
         (fd >= 0).then_some(fd)
     }
 

@@ -43,9 +43,8 @@ impl Socket {
     pub fn receive(&self, frame: &mut Frame) -> Result<(), Errno> {
         // SAFETY: the socket lives as long as `inner`, the frame is initialised, and libzmq's
         // sockets are not `Sync`, so that this is the only thread that uses it.
-        let received = unsafe {
-            zmq_sys::zmq_msg_recv(frame.as_mut_ptr(), self.raw, zmq::DONTWAIT)
-        };
+        let received =
+            unsafe { zmq_sys::zmq_msg_recv(frame.as_mut_ptr(), self.raw, zmq::DONTWAIT) };
         Errno::check(received).map(drop)
     }
 
@@ -68,7 +67,8 @@ impl Socket {
     #[expect(unsafe_code, reason = "rust-zmq's send panics on an errno it does not know")]
     fn send_flags(&self, bytes: &[u8], flags: i32) -> Result<(), Errno> {
         // SAFETY: as for `receive`; libzmq copies the bytes.
-        let sent = unsafe { zmq_sys::zmq_send(self.raw, bytes.as_ptr().cast(), bytes.len(), flags) };
+        let sent =
+            unsafe { zmq_sys::zmq_send(self.raw, bytes.as_ptr().cast(), bytes.len(), flags) };
         Errno::check(sent).map(drop)
     }
 

@@ -49,8 +49,8 @@ pub use ids::{Attempt, HubId, OutboxId, RunId, ScheduleVersion, Seq, StartId};
 pub use list::{List, ListIter};
 pub use name::{BadName, Name, check_name};
 pub use report::{
-    Cause, Drops, EntryError, Exit, Finished, Heartbeat, Hello, JobOffer, Missed, Output, Reason, Report,
-    RunState, State, Status,
+    Cause, Drops, EntryError, Exit, Finished, Heartbeat, Hello, JobOffer, Missed, Output, Reason,
+    Report, RunState, State, Status,
 };
 pub use time::{Clock, UnixMillis};
 pub use topic::{ALL_TOPIC, NodeTopic, node_topic};

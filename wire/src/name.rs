@@ -47,10 +47,7 @@ pub fn check_name(text: &str) -> Result<(), BadName> {
     if text.is_empty() {
         return Err(BadName::Empty);
     }
-    if let Some(c) = text
-        .chars()
-        .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'))
-    {
+    if let Some(c) = text.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-')) {
         return Err(BadName::Character(c));
     }
     if text.len() > NAME {
@@ -64,9 +61,7 @@ impl core::str::FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, BadName> {
         check_name(text)?;
-        heapless::String::try_from(text)
-            .map(Self)
-            .map_err(|_| BadName::Long(text.len()))
+        heapless::String::try_from(text).map(Self).map_err(|_| BadName::Long(text.len()))
     }
 }
 

@@ -23,9 +23,7 @@ pub struct NodeTopic(heapless::Vec<u8, { NAME + 3 }>);
 pub fn node_topic(node: &Name) -> NodeTopic {
     let mut topic = heapless::Vec::new();
     for part in [b"n/".as_slice(), node.as_bytes(), b"/"] {
-        topic
-            .extend_from_slice(part)
-            .expect("a name has at most NAME bytes");
+        topic.extend_from_slice(part).expect("a name has at most NAME bytes");
     }
     NodeTopic(topic)
 }
