@@ -3,7 +3,7 @@
 //! The values here are the source; `UPDATE_VECTORS=1 cargo test -p fieldpost-wire --test vectors`
 //! writes `wire/vectors/*.json` from them. Without it a difference is a change of the wire, and
 //! fails. The invalid bodies are written by hand, each beside the error that a decoder gives.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "clippy.toml excepts tests, but not what they call")]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -882,6 +882,22 @@ fn no_variant_is_without_a_vector() {
         "untrusted",
     ] {
         assert!(all.contains(&format!("\"{variant}\"")), "{variant}");
+    }
+}
+
+/// The byte-by-byte examples of the specification are the vectors' bytes.
+#[test]
+fn the_specification_shows_the_vectors_bytes() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let all: Vec<_> = commands().0.into_iter().chain(reports().0).collect();
+    for name in ["trigger", "finished-ok"] {
+        let block = readme.split(&format!("```text {name}\n")).nth(1).unwrap();
+        let shown: String = block
+            .lines()
+            .take_while(|line| *line != "```")
+            .map(|line| line.split("  ").next().unwrap().replace(' ', ""))
+            .collect();
+        assert_eq!(shown, all.iter().find(|v| v.name == name).unwrap().hex, "{name}");
     }
 }
 
