@@ -14,9 +14,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use fieldpost_settings::units::Span;
 use fieldpost_wire::{Name, RunId, limits};
-
-use crate::config::units::Span;
 
 mod audit;
 mod connect;
@@ -493,7 +492,7 @@ A file has the same words:
   catch_up = \"once\"           # \"skip\", \"once\" or \"all:10\"
   overlap = \"skip\"            # or \"queue\"
   timeout = \"20s\"             # instead of the job's")]
-    Set(ScheduleSetArgs),
+    Set(Box<ScheduleSetArgs>),
     /// Show entries: of a selector, or of all
     Show {
         #[command(flatten)]
@@ -604,9 +603,8 @@ pub fn command() -> clap::Command {
 
 /// Runs what the arguments ask for and gives the program's exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = command()
-        .try_get_matches_from(args)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed =
+        command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -206,7 +206,15 @@ impl Client {
             what: format!("{address} is no address to connect to: {error}"),
             hint: "expected tcp://HOST:PORT".to_owned(),
         })?;
-        Ok(Self { socket, frame: Frame::new(), monitor, context, address: address.clone(), next_id: 1, aside: VecDeque::new() })
+        Ok(Self {
+            socket,
+            frame: Frame::new(),
+            monitor,
+            context,
+            address: address.clone(),
+            next_id: 1,
+            aside: VecDeque::new(),
+        })
     }
 
     /// Subscribes to live events with these topics (`run/<id>/`, `node/<id>/`, `job/<name>/`).
@@ -419,9 +427,8 @@ pub fn new_run_id() -> io::Result<RunId> {
     use io::Read as _;
     let mut random = [0; 10];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
     Ok(RunId::v7(UnixMillis(ms), random))
 }

@@ -3,21 +3,16 @@
 //! An unknown key, a bad value or a missing file is a [`Problem`] that names file, line, key,
 //! value and what was expected. `examples/hub.toml` shows every key and is tested to parse.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use fieldpost_settings::Problem;
+use fieldpost_settings::units::{SIZE, SPAN, Size, Span};
+use fieldpost_settings::{Document, Entry, Section, nearest, section};
 use fieldpost_sockets::PublicKey;
 use fieldpost_wire::Name;
-
-pub mod section;
-pub mod units;
-
-pub use section::Problem;
-use section::{Document, Entry, Section};
-use units::{SIZE, SPAN, Size, Span};
 
 /// Where the hub's own host finds the local socket, unless told otherwise.
 pub const LOCAL_SOCKET: &str = "/run/fieldpost/hub.sock";
@@ -185,7 +180,17 @@ impl Config {
         let limits = Limits::read(top.section("limits")?)?;
         let clients = clients(top.sections("client")?)?;
         top.finish()?;
-        Ok(Self { name, state_dir, key_file, listen, second_key, local, retention, clients, limits })
+        Ok(Self {
+            name,
+            state_dir,
+            key_file,
+            listen,
+            second_key,
+            local,
+            retention,
+            clients,
+            limits,
+        })
     }
 }
 
@@ -220,8 +225,10 @@ impl Local {
             Some(entry) => socket_path(entry),
             None => Ok(PathBuf::from(default)),
         };
-        let local =
-            Self { socket: socket("socket", LOCAL_SOCKET)?, events: socket("events", LOCAL_EVENTS)? };
+        let local = Self {
+            socket: socket("socket", LOCAL_SOCKET)?,
+            events: socket("events", LOCAL_EVENTS)?,
+        };
         if local.socket == local.events {
             return Err(section.problem("socket and events must be two paths"));
         }
@@ -358,7 +365,7 @@ impl FromStr for Role {
             "read" => Ok(Self::Read),
             "trigger" => Ok(Self::Trigger),
             "admin" => Ok(Self::Admin),
-            other => Err(section::nearest(other, &["read", "trigger", "admin"])
+            other => Err(nearest(other, &["read", "trigger", "admin"])
                 .map_or_else(String::new, |near| format!("did you mean {near:?}?"))),
         }
     }
@@ -376,13 +383,6 @@ impl FromStr for Selector {
             _ => Err(String::new()),
         }
     }
-}
-
-/// Names that two clients share, between an old and a new list: whose rights a reload changed.
-#[must_use]
-pub fn changed_clients<'c>(old: &'c [Client], new: &'c [Client]) -> BTreeSet<&'c str> {
-    let lists = |client: &Client| old.contains(client) && new.contains(client);
-    old.iter().chain(new).filter(|c| !lists(c)).map(|c| &*c.name).collect()
 }
 
 #[cfg(test)]

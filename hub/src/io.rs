@@ -1,10 +1,11 @@
 //! The hub's hands: sockets, signals, limits, logs. No decision is made here; those are the
 //! core's.
 
-pub mod key_file;
+pub mod clock;
 pub mod log;
 pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod signals;
+pub mod wake;
 pub mod zap;

@@ -45,7 +45,14 @@ pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
             other => safe(&other.to_string()),
         };
         let when = entry["time_ms"].as_u64().map_or_else(String::new, time);
-        table.row([when, text("who"), text("what"), text("where"), text("outcome"), text("origin")]);
+        table.row([
+            when,
+            text("who"),
+            text("what"),
+            text("where"),
+            text("outcome"),
+            text("origin"),
+        ]);
     }
     table.write(&mut io::stdout().lock())?;
     Ok(())

@@ -6,15 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fieldpost_settings::{Document, Problem, key_file, section};
 use fieldpost_sockets::PublicKey;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Connection, Exit, Failure, OptionalSelector, Selector};
 use crate::client::{Address, Client, Error};
-use crate::config::section::{self, Document};
-use crate::config::{LOCAL_EVENTS, LOCAL_SOCKET, Problem};
-use crate::io::key_file;
+use crate::config::{LOCAL_EVENTS, LOCAL_SOCKET};
 
 /// What `client.toml` says.
 #[derive(Debug, Default)]
@@ -68,11 +67,12 @@ impl Connection {
                 .hint("the hub prints its public key at its start; quote it for the shell")
         })?;
         let key_file = self.key_file.clone().or(stored.key_file).ok_or_else(|| {
-            Failure::new(Exit::Usage, "your secret key is not given")
-                .hint("--key-file FILE, FIELDPOST_KEY_FILE, or key_file in client.toml; \
-                       `fieldpost key new --out FILE` makes one")
+            Failure::new(Exit::Usage, "your secret key is not given").hint(
+                "--key-file FILE, FIELDPOST_KEY_FILE, or key_file in client.toml; \
+                       `fieldpost key new --out FILE` makes one",
+            )
         })?;
-        let keys = key_file::read(&key_file)?;
+        let keys = key_file::read(&key_file, super::key::HOW_TO_MAKE)?;
         Ok(Address::Remote { hub, events, server, keys })
     }
 
@@ -93,7 +93,8 @@ impl Stored {
         let mut place = None;
         let mut top = Document::parse(path, &text, &mut place)?;
         let mut client = top.section("client")?;
-        let mut text = |key, expected| client.take(key).map(|entry| entry.text(expected)).transpose();
+        let mut text =
+            |key, expected| client.take(key).map(|entry| entry.text(expected)).transpose();
         let stored = Self {
             hub: text("hub", "an address such as \"tcp://hub.example:4512\"")?,
             events: text("events", "an address such as \"tcp://hub.example:4513\"")?,
@@ -118,16 +119,6 @@ impl Session {
     /// Asks and waits for an answer of a known shape.
     pub fn call_as<T: DeserializeOwned>(&mut self, op: &str, fields: Value) -> Result<T, Failure> {
         Ok(self.client.call_as(op, fields, self.patience)?)
-    }
-
-    /// Asks for something that the hub may take `longer` to answer.
-    pub fn call_long(
-        &mut self,
-        op: &str,
-        fields: Value,
-        longer: Duration,
-    ) -> Result<Value, Failure> {
-        Ok(self.client.call(op, fields, self.patience + longer)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::config::Problem;
+use fieldpost_settings::Problem;
 
 /// The exit codes, after sysexits.h where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use fieldpost_settings::key_file;
 use fieldpost_sockets::KeyPair;
 
 use super::{Exit, Failure, KeyNewArgs, RoleName};
-use crate::io::key_file;
+
+/// What is said where a key file is missing.
+pub const HOW_TO_MAKE: &str = "`fieldpost key new --out FILE` makes one";
 
 pub fn new(args: &KeyNewArgs) -> Result<(), Failure> {
     let keys = match &args.out {
@@ -37,6 +40,6 @@ pub fn new(args: &KeyNewArgs) -> Result<(), Failure> {
 }
 
 pub fn show(file: &Path) -> Result<(), Failure> {
-    println!("{}", key_file::read(file)?.public);
+    println!("{}", key_file::read(file, HOW_TO_MAKE)?.public);
     Ok(())
 }

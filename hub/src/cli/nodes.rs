@@ -90,7 +90,9 @@ pub fn list(args: &NodesListArgs) -> Result<(), Failure> {
     if !table.is_empty() {
         table.write(&mut out)?;
     } else if pending.is_empty() {
-        eprintln!("no nodes yet: start an agent that names this hub, and it appears here as pending");
+        eprintln!(
+            "no nodes yet: start an agent that names this hub, and it appears here as pending"
+        );
         return Ok(());
     }
     if !pending.is_empty() {
@@ -116,7 +118,11 @@ fn waiting(pending: &[Value], gap: bool, out: &mut impl io::Write) -> Result<(),
     table.write(out)?;
     if let Some(row) = pending.first() {
         let claims = row["claims"].as_str().or_else(|| row["node"].as_str()).unwrap_or("NAME");
-        eprintln!("\nlet one in: fieldpost nodes accept '{}' --node {}", text(row, "key"), safe(claims));
+        eprintln!(
+            "\nlet one in: fieldpost nodes accept '{}' --node {}",
+            text(row, "key"),
+            safe(claims)
+        );
     }
     Ok(())
 }
@@ -249,7 +255,7 @@ fn read_fleet(path: &Path) -> Result<Vec<Value>, Failure> {
     let text = if path == Path::new("-") {
         io::read_to_string(io::stdin())?
     } else {
-        crate::config::section::read(path)?
+        fieldpost_settings::section::read(path)?
     };
     parse_fleet(&path.display().to_string(), &text)
 }

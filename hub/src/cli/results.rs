@@ -51,8 +51,11 @@ pub fn follow(
     json: bool,
 ) -> Result<(), Failure> {
     let mut fields = json!({});
-    filter(&mut fields, job.map(std::slice::from_ref).unwrap_or_default(),
-        node.map(std::slice::from_ref).unwrap_or_default());
+    filter(
+        &mut fields,
+        job.map(std::slice::from_ref).unwrap_or_default(),
+        node.map(std::slice::from_ref).unwrap_or_default(),
+    );
     let after = Some(newest(session)?);
     Cursor { fields, after, left: None, consumer: None, json }.follow(session)
 }

@@ -85,7 +85,9 @@ pub fn runs(args: &RunsArgs) -> Result<(), Failure> {
         (Some(run), false) => one(&mut session, run, args),
         (Some(run), true) => follow_one(&mut session, run, args),
         (None, false) => list(&mut session, args),
-        (None, true) => results::follow(&mut session, args.job.as_ref(), args.node.as_ref(), args.json),
+        (None, true) => {
+            results::follow(&mut session, args.job.as_ref(), args.node.as_ref(), args.json)
+        }
     }
 }
 
@@ -267,7 +269,9 @@ fn follow_one(session: &mut Session, run: RunId, args: &RunsArgs) -> Result<(), 
                     progress.clear()?;
                     return Ok(());
                 }
-                _ if sent.elapsed() > LONG_POLL => return Err(session.client.away(LONG_POLL).into()),
+                _ if sent.elapsed() > LONG_POLL => {
+                    return Err(session.client.away(LONG_POLL).into());
+                }
                 _ => {}
             }
         };
@@ -351,7 +355,17 @@ fn list(session: &mut Session, args: &RunsArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let mut table = Table::new(&["RUN", "JOB", "TRIGGERED", ">NODES", ">OK", ">NOT OK", ">OPEN", "BY", "ORIGIN"]);
+    let mut table = Table::new(&[
+        "RUN",
+        "JOB",
+        "TRIGGERED",
+        ">NODES",
+        ">OK",
+        ">NOT OK",
+        ">OPEN",
+        "BY",
+        "ORIGIN",
+    ]);
     for row in &rows {
         let text = |name: &str| row[name].as_str().map(safe).unwrap_or_default();
         let number = |name: &str| row[name].as_u64().map_or_else(String::new, |n| n.to_string());

@@ -3,15 +3,14 @@
 use std::io;
 use std::path::Path;
 
+use fieldpost_settings::units::{SPAN, Span};
+use fieldpost_settings::{Document, Problem, Section, section};
 use fieldpost_wire::Name;
 use serde_json::{Map, Value, json};
 
 use super::human::{count, safe, span};
 use super::table::Table;
 use super::{Exit, Failure, ScheduleCommand, ScheduleSetArgs};
-use crate::config::Problem;
-use crate::config::section::{self, Document, Section};
-use crate::config::units::{SPAN, Span};
 
 pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
     match command {
@@ -36,8 +35,11 @@ pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
                     let before = entries.len();
                     entries.retain(|entry| entry["id"] != *id);
                     if entries.len() == before {
-                        return Err(Failure::new(Exit::Failed, format!("no entry {id:?} is set there"))
-                            .hint("`fieldpost schedule show` lists them"));
+                        return Err(Failure::new(
+                            Exit::Failed,
+                            format!("no entry {id:?} is set there"),
+                        )
+                        .hint("`fieldpost schedule show` lists them"));
                     }
                     let fields = json!({ "select": select, "entries": entries });
                     session.call("schedule.set", fields)?
@@ -93,7 +95,10 @@ fn sets(answer: &mut Value) -> Vec<Value> {
     }
 }
 
-fn entries_of(session: &mut super::connect::Session, select: &Value) -> Result<Vec<Value>, Failure> {
+fn entries_of(
+    session: &mut super::connect::Session,
+    select: &Value,
+) -> Result<Vec<Value>, Failure> {
     let mut answer = session.call("schedule.get", json!({ "select": select }))?;
     let mut entries = Vec::new();
     for mut schedule in sets(&mut answer) {
@@ -111,8 +116,9 @@ fn show(schedules: &[Value], json: bool) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let mut table =
-        Table::new(&["FOR", "ENTRY", "WHEN", "JOB", "ARGS", "SPLAY", "CATCH UP", "OVERLAP", "TIMEOUT"]);
+    let mut table = Table::new(&[
+        "FOR", "ENTRY", "WHEN", "JOB", "ARGS", "SPLAY", "CATCH UP", "OVERLAP", "TIMEOUT",
+    ]);
     for schedule in schedules {
         let whom = selector(&schedule["select"]);
         for entry in schedule["entries"].as_array().into_iter().flatten() {
@@ -175,8 +181,9 @@ pub fn selector(select: &Value) -> String {
 /// Arguments in words: `bus=2 rate=9600`.
 pub fn args(args: &Value) -> String {
     let pairs = args.as_object().into_iter().flatten();
-    let shown: Vec<String> =
-        pairs.map(|(name, value)| format!("{name}={}", safe(value.as_str().unwrap_or("?")))).collect();
+    let shown: Vec<String> = pairs
+        .map(|(name, value)| format!("{name}={}", safe(value.as_str().unwrap_or("?"))))
+        .collect();
     shown.join(" ")
 }
 
@@ -212,7 +219,9 @@ fn catch_up(text: &str) -> Result<Value, String> {
         None if matches!(text, "skip" | "once") => Ok(text.into()),
         Some(("all", most)) => match most.parse::<u16>() {
             Ok(most) if most > 0 => Ok(json!({ "all": most })),
-            _ => Err(format!("catch_up {text:?}: expected a number from 1 to 65535 after \"all:\"")),
+            _ => {
+                Err(format!("catch_up {text:?}: expected a number from 1 to 65535 after \"all:\""))
+            }
         },
         _ => Err(format!("catch_up {text:?}: expected \"skip\", \"once\" or \"all:N\"")),
     }

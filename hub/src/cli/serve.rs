@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
+use fieldpost_settings::key_file;
+
 use super::{Exit, Failure};
 use crate::config::Config;
 use crate::event_loop;
-use crate::io::{key_file, log};
+use crate::io::log;
 
 pub fn hub(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
     log::start();
-    event_loop::run(path, config)
+    Ok(event_loop::run(path, config)?)
 }
 
 pub fn check(path: &Path) -> Result<(), Failure> {
@@ -18,15 +20,21 @@ pub fn check(path: &Path) -> Result<(), Failure> {
     let clients = super::human::count(config.clients.len() as u64, "client");
     println!("{}: right; hub {:?}, {clients}", path.display(), &*config.name);
     if config.key_file.exists() {
-        println!("the hub's public key: {}", key_file::read(&config.key_file)?.public);
+        println!("the hub's public key: {}", key_file::read(&config.key_file, "")?.public);
     } else {
-        println!("the hub's key is not there yet; the first start makes {}", config.key_file.display());
+        println!(
+            "the hub's key is not there yet; the first start makes {}",
+            config.key_file.display()
+        );
     }
     if config.clients.is_empty() {
         println!("no [[client]] has a key: only this host can ask the hub");
     }
     if let Some(second) = &config.second_key {
-        println!("its second public key: {}", key_file::read(&second.key_file)?.public);
+        println!(
+            "its second public key: {}",
+            key_file::read(&second.key_file, super::key::HOW_TO_MAKE)?.public
+        );
     }
     Ok(())
 }
@@ -36,7 +44,7 @@ impl From<event_loop::Error> for Failure {
         let (exit, hint) = match &error {
             event_loop::Error::Configuration(_) => (Exit::Configuration, None),
             event_loop::Error::Place { hint, .. } => (Exit::Configuration, hint.clone()),
-            event_loop::Error::Internal { .. } => (Exit::Internal, None),
+            event_loop::Error::Internal(_) => (Exit::Internal, None),
         };
         Self::new(exit, error.to_string()).hint(hint.unwrap_or_default())
     }

@@ -28,8 +28,7 @@ fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let path =
-                    if path.is_empty() { name.clone() } else { format!("{path} {name}") };
+                let path = if path.is_empty() { name.clone() } else { format!("{path} {name}") };
                 flatten(&path, value, lines);
             }
         }

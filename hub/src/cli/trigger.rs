@@ -279,8 +279,12 @@ impl Watch {
 
     /// Prints the output that has come meanwhile.
     fn fetch(&mut self, session: &mut Session) -> Result<(), Failure> {
-        let names: Vec<String> =
-            self.nodes.iter().filter(|(_, node)| node.dirty).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.dirty)
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
             self.fetch_one(session, &name)?;
         }

@@ -11,8 +11,9 @@ use fieldpost_sockets::{Errno, Keepalive, KeyPair, Socket};
 use fieldpost_wire::limits::MAX_MESSAGE_SIZE;
 use nix::sys::stat::{Mode, umask};
 
-use super::zap::{Door, Zap};
+use super::zap::{Zap, domain};
 use crate::config::{Config, Endpoint, Listen};
+use crate::hub::Door;
 
 /// What a subscriber may send: topics are short.
 const SUBSCRIPTION_SIZE: i64 = 512;
@@ -122,7 +123,7 @@ impl Ports {
             socket.set_backlog(BACKLOG)?;
             socket.set_handshake_ivl(i32::try_from(HANDSHAKE.as_millis()).unwrap_or(i32::MAX))?;
             socket.keep_alive(KEEPALIVE)?;
-            socket.set_zap_domain(door.domain())?;
+            socket.set_zap_domain(domain(door))?;
         }
         Ok(Self { zap, triggers, results, clients, local, events, local_events })
     }
@@ -138,14 +139,14 @@ impl Ports {
                 message: format!("{endpoint} can't be listened at: {errno}"),
                 hint: Some(hint(errno)),
             };
-            socket.serve_curve(&keys.secret, door.domain()).map_err(place)?;
+            socket.serve_curve(&keys.secret, domain(door)).map_err(place)?;
             socket.bind(endpoint.as_str()).map_err(|error| place(error.into()))?;
             // With port * or 0 the system chose.
             let bound = match socket.get_last_endpoint() {
                 Ok(Ok(bound)) => bound,
                 _ => endpoint.to_string(),
             };
-            log::info!("listening for {} at {bound}", door.domain());
+            log::info!("listening for {} at {bound}", domain(door));
             warn_of_ephemeral(endpoint);
         }
         Ok(())

@@ -12,50 +12,26 @@
 use fieldpost_sockets::zmq::{self, SocketType};
 use fieldpost_sockets::{Errno, Frame, PublicKey, Socket};
 
+use crate::hub::{Door, Verdict};
+
 /// Where libzmq asks.
 const ENDPOINT: &str = "inproc://zeromq.zap.01";
 
-/// Which socket somebody wants to open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Door {
-    /// Commands to nodes.
-    Triggers,
-    /// Reports of nodes.
-    Results,
-    /// Requests of clients.
-    Clients,
-    /// Events for clients.
-    Events,
-}
-
-impl Door {
-    /// The ZAP domain of its socket.
-    #[must_use]
-    pub fn domain(self) -> &'static str {
-        match self {
-            Self::Triggers => "triggers",
-            Self::Results => "results",
-            Self::Clients => "clients",
-            Self::Events => "events",
-        }
-    }
-
-    fn of(domain: &[u8]) -> Option<Self> {
-        [Self::Triggers, Self::Results, Self::Clients, Self::Events]
-            .into_iter()
-            .find(|door| door.domain().as_bytes() == domain)
+/// The ZAP domain of a door's socket.
+#[must_use]
+pub fn domain(door: Door) -> &'static str {
+    match door {
+        Door::Triggers => "triggers",
+        Door::Results => "results",
+        Door::Clients => "clients",
+        Door::Events => "events",
     }
 }
 
-/// What is said to somebody at a door.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Come in.
-    Welcome,
-    /// Not yet: try again. libzmq's client does.
-    Later,
-    /// No. libzmq's client never tries again by itself.
-    No,
+fn door(domain_asked: &[u8]) -> Option<Door> {
+    [Door::Triggers, Door::Results, Door::Clients, Door::Events]
+        .into_iter()
+        .find(|&door| domain(door).as_bytes() == domain_asked)
 }
 
 /// The handler's socket.
@@ -85,10 +61,7 @@ impl Zap {
     ///
     /// # Errors
     /// libzmq's.
-    pub fn answer(
-        &mut self,
-        judge: impl FnOnce(Door, &PublicKey) -> Verdict,
-    ) -> Result<bool, Errno> {
+    pub fn answer(&mut self, judge: impl FnOnce(Door, &str) -> Verdict) -> Result<bool, Errno> {
         let mut request = Vec::with_capacity(7);
         loop {
             match self.socket.receive(&mut self.frame) {
@@ -102,7 +75,7 @@ impl Zap {
         }
         let id = request.get(1).map_or(&[][..], Vec::as_slice);
         let (status, text, user) = match parse(&request) {
-            Some((door, key)) => match judge(door, &key) {
+            Some((door, key)) => match judge(door, &key.to_string()) {
                 Verdict::Welcome => ("200", "", Some(key.text())),
                 Verdict::Later => ("300", "not yet accepted", None),
                 Verdict::No => ("400", "this key is not known here", None),
@@ -125,5 +98,5 @@ fn parse(request: &[Vec<u8>]) -> Option<(Door, PublicKey)> {
     if version != b"1.0" || mechanism != b"CURVE" {
         return None;
     }
-    Some((Door::of(domain)?, PublicKey(key.as_slice().try_into().ok()?)))
+    Some((door(domain)?, PublicKey(key.as_slice().try_into().ok()?)))
 }
