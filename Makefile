@@ -1,0 +1,77 @@
+# What people type. Everything else is cargo's.
+#
+#   make demo    a hub, three devices, a kill -9 in the middle
+#   make test    what CI runs
+
+SHELL := /bin/bash
+.NOTPARALLEL:
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+CARGO ?= cargo
+# Histories that the simulated world plays in `make test`; `make world SEEDS=1000000` by hand.
+SEEDS ?= 3000
+MAN ?= target/man
+DENY := $(or $(shell PATH="$(PATH)" command -v cargo-deny),target/tools/bin/cargo-deny)
+
+.PHONY: help
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: ready
+ready: ## see that this machine has what the build needs; as root on Debian, install it
+	@scripts/ready
+
+.PHONY: build
+build: ready ## build both programs: target/release/fieldpost and fieldpost-agent
+	$(CARGO) build --release -p fieldpost-agent -p fieldpost-hub
+
+.PHONY: demo
+demo: ready ## a hub, three agents, real jobs, a kill -9 in the middle: every result once
+	@scripts/demo
+
+.PHONY: bench
+bench: ready ## measure latency, throughput and memory, each beside its floor
+	$(CARGO) run --release -p fieldpost-bench
+
+.PHONY: man
+man: ready ## man pages and shell completions, in target/man
+	$(CARGO) run --quiet -p docgen -- $(MAN)
+
+.PHONY: test
+test: ready format lint tests docs deny world planted demo ## everything that CI runs
+	@echo "make test: all well"
+
+.PHONY: format
+format: ## rustfmt, as a check
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: ## clippy; warnings are errors
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: tests
+tests: ## all tests but the long ones
+	$(CARGO) test --workspace
+
+.PHONY: docs
+docs: ## rustdoc; warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+.PHONY: deny
+deny: $(DENY) ## licences, sources and banned crates
+	$(DENY) --workspace check --hide-inclusion-graph bans licenses sources
+
+target/tools/bin/cargo-deny:
+	CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.20.2 cargo-deny
+
+.PHONY: world
+world: ## the simulated world: SEEDS histories of lost messages, dead processes, torn disks
+	SEEDS=$(SEEDS) $(CARGO) test -p fieldpost-testkit --test world -- --nocapture
+
+.PHONY: planted
+planted: ## the world must find five faults that are planted for it
+	$(CARGO) test -p fieldpost-testkit --features planted-bugs --test planted
+
+.PHONY: vectors
+vectors: ## write the wire's golden bytes anew, after a change of the wire
+	UPDATE_VECTORS=1 $(CARGO) test -p fieldpost-wire --test vectors
