@@ -1,6 +1,12 @@
 //! The agent: a pure core ([`agent`]), and the event loop and the I/O around it.
 
 pub mod agent;
+pub mod cli;
+pub mod config;
+mod cron;
 mod door;
+pub mod event_loop;
+mod hub_time;
+pub mod io;
 pub mod job;
 pub mod limits;

@@ -222,6 +222,9 @@ impl<'d, 't> Section<'d, 't> {
     /// A problem with this table as a whole.
     #[must_use]
     pub fn problem(&self, message: &str) -> Problem {
+        if self.path.is_empty() {
+            return self.document.problem(None, message.to_owned());
+        }
         self.document.problem(Some(self.span.clone()), format!("{}: {message}", self.path))
     }
 }
