@@ -136,7 +136,10 @@ pub const AGENT_CLI: Cli = Cli {
         ("/run/fieldpost/", "what a restart of the agent must not forget"),
     ],
     environment: &[
-        ("RUST_LOG", "how much is logged to stderr: error, warn, info (the default), debug or trace"),
+        (
+            "RUST_LOG",
+            "how much is logged to stderr: error, warn, info (the default), debug or trace",
+        ),
         ("JOURNAL_STREAM", "set by systemd: lines then begin with their priority"),
         ("NOTIFY_SOCKET, WATCHDOG_USEC", "set by systemd: it is told how the agent is doing"),
     ],
@@ -188,7 +191,10 @@ impl Failure {
     }
 
     fn usage(message: impl fmt::Display) -> Self {
-        Self::new(Exit::Usage, format!("{message}\n  hint: `fieldpost-agent --help` says what there is"))
+        Self::new(
+            Exit::Usage,
+            format!("{message}\n  hint: `fieldpost-agent --help` says what there is"),
+        )
     }
 }
 
@@ -250,18 +256,23 @@ impl Asked {
                 }
                 Arg::Long("force") => force = true,
                 Arg::Long("json") => json = true,
-                Arg::Value(word) => words.push(word.into_string().map_err(|word| {
-                    Failure::usage(format!("{} is not UTF-8", word.display()))
-                })?),
+                Arg::Value(word) => {
+                    words.push(word.into_string().map_err(|word| {
+                        Failure::usage(format!("{} is not UTF-8", word.display()))
+                    })?)
+                }
                 other => return Err(Failure::usage(other.unexpected())),
             }
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let only = |allowed: &[(&str, bool)]| {
-            match [("force", force), ("json", json)].into_iter().find(|o| o.1 && !allowed.contains(o)) {
-                Some((option, _)) => Err(Failure::usage(format!("--{option} does not go with this command"))),
-                None => Ok(()),
+        let only = |allowed: &[(&str, bool)]| match [("force", force), ("json", json)]
+            .into_iter()
+            .find(|o| o.1 && !allowed.contains(o))
+        {
+            Some((option, _)) => {
+                Err(Failure::usage(format!("--{option} does not go with this command")))
             }
+            None => Ok(()),
         };
         match words.as_slice() {
             [] | ["run"] => only(&[]).map(|()| Self::Run(config)),
@@ -399,7 +410,10 @@ mod tests {
         assert_eq!(asked("").unwrap(), Asked::Run(config::FILE.into()));
         assert_eq!(asked("--config x.toml").unwrap(), Asked::Run(file()));
         assert_eq!(asked("run -c x.toml").unwrap(), Asked::Run(file()));
-        assert_eq!(asked("key new --config=x.toml").unwrap(), Asked::KeyNew { config: file(), force: false });
+        assert_eq!(
+            asked("key new --config=x.toml").unwrap(),
+            Asked::KeyNew { config: file(), force: false }
+        );
         let job = asked("job a k=v=w --json -c x.toml").unwrap();
         let args = vec![("k".into(), "v=w".into())];
         assert_eq!(job, Asked::Job { config: file(), name: "a".into(), args, json: true });

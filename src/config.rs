@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fieldpost_settings::units::{SIZE, SPAN, Size, Span};
 pub use fieldpost_settings::Problem;
+use fieldpost_settings::units::{SIZE, SPAN, Size, Span};
 use fieldpost_settings::{Document, Entry, Section, section};
 use fieldpost_sockets::PublicKey;
 use fieldpost_wire::Name;
@@ -204,7 +204,11 @@ fn hubs(sections: Vec<Section<'_, '_>>) -> Result<Vec<HubAddress>, Problem> {
                 .map(|entry| entry.parse::<PublicKey>(KEY))
                 .collect::<Result<Vec<_>, _>>()?;
             section.finish()?;
-            if server_keys.is_empty() { Err(none) } else { Ok(HubAddress { triggers, results, server_keys }) }
+            if server_keys.is_empty() {
+                Err(none)
+            } else {
+                Ok(HubAddress { triggers, results, server_keys })
+            }
         })
         .collect()
 }
@@ -226,7 +230,10 @@ impl Outbox {
                     most >> 20
                 ));
                 let Size(size) = entry.parse(SIZE)?;
-                usize::try_from(size).ok().filter(|size| (least..=most).contains(size)).ok_or(wrong)?
+                usize::try_from(size)
+                    .ok()
+                    .filter(|size| (least..=most).contains(size))
+                    .ok_or(wrong)?
             }
             None => 1 << 20,
         };

@@ -14,6 +14,7 @@ use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use fieldpost_sockets::{Errno, Frame, KeyPair};
 use smol::LocalExecutor;
@@ -37,10 +38,14 @@ pub(crate) use world::program_of;
 
 /// Commands that are handled before programs get their turn.
 const COMMANDS: usize = 64;
+/// Turns without a wait, after which everything else is looked at anyhow: a flood of commands
+/// must not keep out signals and programs.
+const TURNS: usize = 8;
 
 /// A running agent.
 pub struct EventLoop {
     world: Rc<RefCell<World>>,
+    // Its tasks hold the world: when it is dropped, the sockets are closed and send what is left.
     executor: Rc<LocalExecutor<'static>>,
     signals: Signals,
     clock_set: ClockSet,
@@ -97,7 +102,7 @@ impl EventLoop {
         let clock_set = ClockSet::listen().map_err(system("watching the clock"))?;
         let link = Link::new(&config.agent.node, keys)?;
         let executor = Rc::new(LocalExecutor::new());
-        let world = World::new(&config, link, storage, spawner, Manager::find(), executor.clone())
+        let world = World::new(&config, link, storage, spawner, Manager::find(), &executor)
             .map_err(system("/dev/urandom"))?;
         let command = Frame::new();
         Ok(Self { world, executor, signals, clock_set, command, config, file })
@@ -108,7 +113,20 @@ impl EventLoop {
     /// # Errors
     /// libzmq or the kernel refuse to go on.
     pub fn run(mut self) -> Result<(), Failure> {
+        let Config { agent, hubs, spool, .. } = &self.config;
+        log::info!(
+            "fieldpost-agent {}: node {}, {} jobs, {} hubs, the first at {}",
+            agent.version,
+            agent.node,
+            agent.jobs.len(),
+            hubs.len(),
+            hubs[0].triggers
+        );
+        if spool.is_some() {
+            log::info!("this version holds results in memory only: [outbox] spool is not used yet");
+        }
         self.world.borrow_mut().begin();
+        let mut turns = 0;
         loop {
             let mut busy = false;
             while self.executor.try_tick() {
@@ -118,8 +136,11 @@ impl EventLoop {
             if self.world.borrow().finished() {
                 break;
             }
-            if !busy {
-                self.wait()?;
+            self.world.borrow_mut().manager.turned();
+            turns += 1;
+            if !busy || turns >= TURNS {
+                turns = 0;
+                self.wait(busy)?;
             }
         }
         self.world.borrow_mut().end();
@@ -152,11 +173,13 @@ impl EventLoop {
         Ok(busy)
     }
 
-    fn wait(&mut self) -> Result<(), Failure> {
+    /// Waits until something happens; if `busy`, only looks whether something has.
+    fn wait(&mut self, busy: bool) -> Result<(), Failure> {
         let ready = {
-            let mut world = self.world.borrow_mut();
-            world.manager.turned(clock::boot());
-            let deadline = world.core_deadline().into_iter().chain(world.manager.deadline()).min();
+            let world = self.world.borrow();
+            let deadlines = [world.core_deadline(), world.manager.deadline()];
+            let now = busy.then_some(Duration::ZERO);
+            let deadline = deadlines.into_iter().flatten().chain(now).min();
             let watched = Watched {
                 signals: self.signals.as_fd(),
                 clock_set: self.clock_set.as_fd(),

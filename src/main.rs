@@ -27,7 +27,8 @@ fn run(file: PathBuf) -> Result<(), Failure> {
     fieldpost_sockets::check_library().map_err(|bad| Failure::new(Exit::Internal, bad))?;
     let config = Config::load(&file)?;
     let keys = device_key(&config)?;
-    let event_loop = EventLoop::new(file, config, keys).map_err(|failure| start_failure(&failure))?;
+    let event_loop =
+        EventLoop::new(file, config, keys).map_err(|failure| start_failure(&failure))?;
     event_loop.run().map_err(|failure| Failure::new(Exit::Internal, failure))
 }
 

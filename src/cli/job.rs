@@ -89,17 +89,17 @@ pub(super) fn run(
         cause: Cause::Trigger,
         node: &config.agent.node,
     };
-    let output = Output {
-        kept: json.then(Vec::new),
-        room: job.max_output,
-        bytes: 0,
-        truncated: false,
-    };
+    let output =
+        Output { kept: json.then(Vec::new), room: job.max_output, bytes: 0, truncated: false };
     let outcome = match &job.kind {
         Kind::Command(_) => run_program(&launch, config.agent.grace, output)?,
         Kind::System | Kind::File { .. } | Kind::Ping => run_builtin(job, &config, output)?,
     };
-    if json { say(&outcome.json(&launch))? } else { outcome.tell(name) }
+    if json {
+        say(&outcome.json(&launch))?
+    } else {
+        outcome.tell(name)
+    }
     let exit = match outcome.ended.exit {
         _ if outcome.timed_out => Exit::TimedOut,
         Code::None | Code::Code(0) => return Ok(()),
@@ -200,7 +200,8 @@ fn run_program(
         let ready = wait(&pipes, None, Some(until.saturating_duration_since(Instant::now())))?;
         read(&mut pipes, ready, &mut output, &mut errors)?;
     }
-    let ended = ended.ok_or_else(|| Failure::new(Exit::Internal, "the program was reaped by another"))?;
+    let ended =
+        ended.ok_or_else(|| Failure::new(Exit::Internal, "the program was reaped by another"))?;
     let note = String::new();
     Ok(Outcome { ended, timed_out, duration, output, stderr: errors, note })
 }

@@ -109,7 +109,10 @@ fn program(
             wrong.clone()
         })?;
         if index == 0 && !template.fixed().is_some_and(|path| path.starts_with('/')) {
-            wrong.hint = Some("the program is an absolute path without arguments in it; no shell looks it up".to_owned());
+            wrong.hint = Some(
+                "the program is an absolute path without arguments in it; no shell looks it up"
+                    .to_owned(),
+            );
             return Err(wrong);
         }
         argv.push(template);
@@ -143,8 +146,7 @@ fn environment(entry: Entry<'_, '_>) -> Result<Vec<(String, String)>, Problem> {
 }
 
 fn built_in(section: &mut Section<'_, '_>, builtin: Entry<'_, '_>) -> Result<Kind, Problem> {
-    let words =
-        [("system", Builtin::System), ("file", Builtin::File), ("ping", Builtin::Ping)];
+    let words = [("system", Builtin::System), ("file", Builtin::File), ("ping", Builtin::Ping)];
     match word(builtin, &words)? {
         Builtin::System => Ok(Kind::System),
         Builtin::Ping => Ok(Kind::Ping),

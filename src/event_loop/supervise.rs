@@ -116,7 +116,8 @@ fn read(world: &RefCell<World>, slot: Slot, pulse: &Pulse, which: Pipe) -> Flow 
             Pipe::Stdout => &pulse.stdout,
             Pipe::Stderr => &pulse.stderr,
         };
-        let got = place.borrow().as_ref().map(|pipe: &OwnedFd| nix::unistd::read(pipe, &mut buffer[..]));
+        let got =
+            place.borrow().as_ref().map(|pipe: &OwnedFd| nix::unistd::read(pipe, &mut buffer[..]));
         match got {
             None => return Flow::Closed,
             Some(Err(Errno::EAGAIN)) => return Flow::More,

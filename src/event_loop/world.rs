@@ -48,7 +48,7 @@ pub(super) struct World {
     /// What is wrong with the storage, as the core was told.
     trouble: Text,
     spawner: Spawner,
-    executor: Rc<LocalExecutor<'static>>,
+    executor: Weak<LocalExecutor<'static>>,
     me: Weak<RefCell<Self>>,
     hubs: Vec<HubAddress>,
     pulses: Pulses,
@@ -78,7 +78,7 @@ impl World {
         storage: Storage,
         spawner: Spawner,
         manager: Manager,
-        executor: Rc<LocalExecutor<'static>>,
+        executor: &Rc<LocalExecutor<'static>>,
     ) -> io::Result<Rc<RefCell<Self>>> {
         let identity =
             Identity::new(StartId(random()?), OutboxId(random()?), u64::from_ne_bytes(random()?));
@@ -103,7 +103,7 @@ impl World {
                 storage,
                 trouble: Text::new(),
                 spawner,
-                executor,
+                executor: Rc::downgrade(executor),
                 me: me.clone(),
                 hubs: config.hubs.clone(),
                 pulses: [const { None }; RUNNING],
@@ -127,8 +127,11 @@ impl World {
         self.perform();
     }
 
-    /// Writes down what has to survive.
+    /// Leaves nothing running, and writes down what has to survive.
     pub(super) fn end(&mut self) {
+        for pulse in self.pulses.iter().flatten().filter(|pulse| pulse.ended.get().is_none()) {
+            program::signal_group(pulse.pid, UnixSignal::SIGKILL);
+        }
         if self.cursors.unsaved()
             && let Err(error) = self.storage.save_cursors(&self.cursors.text())
         {
@@ -319,7 +322,8 @@ impl World {
                     Ok(reading) => Builtin::file(reading),
                     Err(error) => {
                         let error = text(format_args!("can't read {}: {error}", path.display()));
-                        self.agent.handle(self.clock.now(), Input::NotStarted { slot, error: &error });
+                        self.agent
+                            .handle(self.clock.now(), Input::NotStarted { slot, error: &error });
                         return;
                     }
                 }
@@ -345,8 +349,8 @@ impl World {
         let pid = started.pid;
         let pulse = Rc::new(Pulse::new(pid, started.stdout, started.stderr));
         self.pulses[slot.index()] = Some(Rc::clone(&pulse));
-        if let Some(world) = self.me.upgrade() {
-            self.executor.spawn(supervise::supervise(world, slot, pulse)).detach();
+        if let (Some(world), Some(executor)) = (self.me.upgrade(), self.executor.upgrade()) {
+            executor.spawn(supervise::supervise(world, slot, pulse)).detach();
         }
         let start_ticks = orphans::start_time(pid).unwrap_or(0);
         let pid = pid.as_raw().cast_unsigned();
@@ -424,12 +428,7 @@ pub(super) fn text(arguments: fmt::Arguments<'_>) -> Text {
 }
 
 /// Ends a run, and says whether it is a built-in one that has to go on for that.
-fn end_run(
-    pulses: &Pulses,
-    builtins: &mut [Builtin; RUNNING],
-    slot: Slot,
-    signal: Signal,
-) -> bool {
+fn end_run(pulses: &Pulses, builtins: &mut [Builtin; RUNNING], slot: Slot, signal: Signal) -> bool {
     let signal = match signal {
         Signal::Terminate => UnixSignal::SIGTERM,
         Signal::Kill => UnixSignal::SIGKILL,
@@ -444,8 +443,7 @@ fn end_run(
 }
 
 fn connect(link: &mut Link, hubs: &[HubAddress], hub: usize, key: usize) {
-    let Some((hub, key)) =
-        hubs.get(hub).and_then(|hub| Some((hub, hub.server_keys.get(key)?)))
+    let Some((hub, key)) = hubs.get(hub).and_then(|hub| Some((hub, hub.server_keys.get(key)?)))
     else {
         log::error!("the core connects to hub {hub}, key {key}: there is none");
         return;

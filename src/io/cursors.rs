@@ -88,8 +88,10 @@ impl Cursors {
     /// What the run reported is durable at the hub. Says whether a position has moved: it waits
     /// for the job's earlier runs.
     pub fn was_delivered(&mut self, run: RunId, attempt: Attempt) -> bool {
-        let Some(pending) =
-            self.pending.iter_mut().find(|pending| pending.run == run && pending.attempt == attempt)
+        let Some(pending) = self
+            .pending
+            .iter_mut()
+            .find(|pending| pending.run == run && pending.attempt == attempt)
         else {
             return false;
         };

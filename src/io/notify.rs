@@ -48,8 +48,10 @@ impl Manager {
     }
 
     /// A turn of the loop was completed: a sign of life, if one is due.
-    pub fn turned(&mut self, boot: Duration) {
-        if self.deadline().is_some_and(|due| boot >= due) {
+    pub fn turned(&mut self) {
+        let Some(due) = self.deadline() else { return };
+        let boot = super::clock::boot();
+        if boot >= due {
             self.fed = boot;
             self.tell(&[NotifyState::Watchdog]);
         }
@@ -62,7 +64,9 @@ impl Manager {
     }
 
     fn tell(&self, state: &[NotifyState<'_>]) {
-        if self.present && let Err(error) = sd_notify::notify(state) {
+        if self.present
+            && let Err(error) = sd_notify::notify(state)
+        {
             log::debug!("the service manager does not listen: {error}");
         }
     }

@@ -202,7 +202,10 @@ fn raw(pipe: &RefCell<Option<OwnedFd>>) -> Option<RawFd> {
     pipe.borrow().as_ref().map(std::os::fd::AsRawFd::as_raw_fd)
 }
 
-#[allow(unsafe_code, reason = "a descriptor behind a RefCell can't be borrowed for as long as poll")]
+#[allow(
+    unsafe_code,
+    reason = "a descriptor behind a RefCell can't be borrowed for as long as poll"
+)]
 fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the pipe belongs to a pulse that the caller of `wait` holds, and only a supervisor
     // closes it: none runs before `wait` returns.

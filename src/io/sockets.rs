@@ -7,7 +7,9 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use fieldpost_sockets::{Errno, Events, Frame, Keepalive, KeyPair, Liveness, PublicKey, Socket, zmq};
+use fieldpost_sockets::{
+    Errno, Events, Frame, Keepalive, KeyPair, Liveness, PublicKey, Socket, zmq,
+};
 use fieldpost_wire::{ALL_TOPIC, Name, limits::MAX_MESSAGE_SIZE, node_topic};
 
 /// Reports that libzmq queues for the hub: what is lost when the connection dies comes again

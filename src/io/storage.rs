@@ -222,13 +222,14 @@ fn lock(runtime: &Path) -> Result<Flock<File>, Failure> {
         .mode(0o600)
         .open(&path)
         .map_err(failure)?;
-    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
-        let mut owner = String::new();
-        if file.read_to_string(&mut owner).is_err() || owner.trim().is_empty() {
-            owner = "unknown".to_owned();
-        }
-        Failure::Taken { directory: runtime.into(), owner: owner.trim().to_owned() }
-    })?;
+    let mut lock =
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+            let mut owner = String::new();
+            if file.read_to_string(&mut owner).is_err() || owner.trim().is_empty() {
+                owner = "unknown".to_owned();
+            }
+            Failure::Taken { directory: runtime.into(), owner: owner.trim().to_owned() }
+        })?;
     lock.set_len(0).map_err(failure)?;
     writeln!(lock, "{}", std::process::id()).map_err(failure)?;
     Ok(lock)

@@ -72,9 +72,11 @@ pub fn describe(json: &mut Json) {
     for part in [head, cpu, memory] {
         complete &= attempt(json, part).is_ok();
     }
-    for (name, list) in
-        [("disks", disks as fn(&mut List<'_>)), ("temperatures", temperatures), ("network", network)]
-    {
+    for (name, list) in [
+        ("disks", disks as fn(&mut List<'_>)),
+        ("temperatures", temperatures),
+        ("network", network),
+    ] {
         complete &= attempt(json, |json| write!(json, ",\"{name}\":[")).is_ok();
         let mut items = List { json, count: 0, full: false };
         list(&mut items);
@@ -177,9 +179,12 @@ fn disks(list: &mut List<'_>) {
     // proc(5): id parent major:minor root mount options [optional…] - type source options
     lines("/proc/self/mountinfo", |line| {
         let Some((left, right)) = line.split_once(" - ") else { return };
-        let Some(kind) = right.split(' ').next().filter(|kind| LOCAL.contains(kind)) else { return };
+        let Some(kind) = right.split(' ').next().filter(|kind| LOCAL.contains(kind)) else {
+            return;
+        };
         let mut fields = left.split(' ').skip(2);
-        let (Some(device), Some(_root), Some(mount)) = (fields.next(), fields.next(), fields.next())
+        let (Some(device), Some(_root), Some(mount)) =
+            (fields.next(), fields.next(), fields.next())
         else {
             return;
         };
@@ -200,7 +205,10 @@ fn disks(list: &mut List<'_>) {
             list.full = true;
             return;
         }
-        let kib = |blocks| u128::from(u64::from(stat.fragment_size())) * u128::from(u64::from(blocks)) / 1024;
+        #[allow(clippy::useless_conversion, reason = "these are u32 on 32-bit machines")]
+        let kib = |blocks| {
+            u128::from(u64::from(stat.fragment_size())) * u128::from(u64::from(blocks)) / 1024
+        };
         let (total, available) = (kib(stat.blocks()), kib(stat.blocks_available()));
         let (files, files_free) = (stat.files(), stat.files_available());
         let read_only = stat.flags().contains(FsFlags::ST_RDONLY);
@@ -276,6 +284,7 @@ pub(crate) fn quoted(json: &mut impl Write, text: &str) -> fmt::Result {
     for c in text.chars() {
         match c {
             '"' | '\\' => write!(json, "\\{c}")?,
+            '\n' => json.write_str("\\n")?,
             c if c < ' ' => write!(json, "\\u{:04x}", u32::from(c))?,
             c => json.write_char(c)?,
         }
@@ -304,8 +313,9 @@ fn kib(line: &str, name: &str) -> Option<u64> {
 fn milli(text: &str) -> Option<u32> {
     let (whole, fraction) = text.split_once('.')?;
     let digits = fraction.bytes().chain(*b"000").take(3);
-    let fraction =
-        digits.map(|d| u32::from(d.wrapping_sub(b'0'))).try_fold(0, |n, d| (d < 10).then_some(n * 10 + d))?;
+    let fraction = digits
+        .map(|d| u32::from(d.wrapping_sub(b'0')))
+        .try_fold(0, |n, d| (d < 10).then_some(n * 10 + d))?;
     whole.parse::<u32>().ok()?.checked_mul(1000)?.checked_add(fraction)
 }
 

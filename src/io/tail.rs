@@ -195,7 +195,8 @@ mod tests {
     use super::*;
 
     fn place(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("fieldpost-tail-{}-{name}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("fieldpost-tail-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         dir.join("log")
     }
@@ -213,7 +214,13 @@ mod tests {
 
     fn append(path: &Path, text: &str) {
         use std::io::Write as _;
-        OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     #[test]
