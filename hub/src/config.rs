@@ -332,6 +332,13 @@ impl Endpoint {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it names an IPv4 address.
+    #[must_use]
+    pub fn is_ipv4(&self) -> bool {
+        let host = self.0.trim_start_matches("tcp://").rsplit_once(':').map(|(host, _)| host);
+        host.is_some_and(|host| host.parse::<std::net::Ipv4Addr>().is_ok())
+    }
 }
 
 impl fmt::Display for Endpoint {

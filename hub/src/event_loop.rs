@@ -550,6 +550,7 @@ impl EventLoop {
                 let key = key.as_deref().unwrap_or("of a key that said nothing yet");
                 log::warn!("a connection was cut that sends messages without an end: {key}");
                 self.reach.cut += 1;
+                self.housekeeping.gone += STORM;
             }
         }
         // After thousands of connections have gone glibc keeps their memory; once it is quiet
@@ -570,6 +571,7 @@ impl EventLoop {
 
     /// Lets the last replies and acks leave, and waits for the store.
     fn close(self) {
+        self.reach.ports.forget_local();
         for port in [Port::Clients, Port::Local, Port::Triggers, Port::Events, Port::LocalEvents] {
             if let Err(error) = self.reach.socket(port).set_linger(LINGER_MS) {
                 log::debug!("a socket does not linger: {error}");

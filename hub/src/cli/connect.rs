@@ -116,6 +116,12 @@ impl Session {
         Ok(self.client.call(op, fields, self.patience)?)
     }
 
+    /// Asks for something that the audit trail records, and says who asks.
+    pub fn act(&mut self, op: &str, mut fields: Value) -> Result<Value, Failure> {
+        fields["origin"] = origin().into();
+        self.call(op, fields)
+    }
+
     /// Asks and waits for an answer of a known shape.
     pub fn call_as<T: DeserializeOwned>(&mut self, op: &str, fields: Value) -> Result<T, Failure> {
         Ok(self.client.call_as(op, fields, self.patience)?)
@@ -162,6 +168,14 @@ impl From<Error> for Failure {
             Error::Socket(_) => Self::new(Exit::Internal, message),
         }
     }
+}
+
+/// Who asks, where nobody says so: `cli:alice@host`.
+pub fn origin() -> String {
+    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = format!("cli:{}@{}", user.as_deref().unwrap_or("?"), host.trim_end());
+    name.chars().filter(char::is_ascii_graphic).take(fieldpost_wire::limits::ORIGIN).collect()
 }
 
 /// The exit code for a code of the protocol.

@@ -33,7 +33,7 @@ pub fn run(command: NodesCommand) -> Result<(), Failure> {
             let fields = json!({
                 "node": &*node, "key": key.to_string(), "overlap_ms": overlap.as_ms(),
             });
-            let answer = session.call("nodes.rekey", fields)?;
+            let answer = session.act("nodes.rekey", fields)?;
             if json {
                 println!("{answer}");
             } else {
@@ -199,7 +199,7 @@ fn accept(
     if !groups.is_empty() {
         fields["groups"] = groups.iter().map(|group| Value::from(&**group)).collect();
     }
-    let answer = session.call("nodes.accept", fields)?;
+    let answer = session.act("nodes.accept", fields)?;
     if json {
         println!("{answer}");
         return Ok(());
@@ -218,7 +218,7 @@ fn import(session: &mut Session, fleet: &[Value], json: bool) -> Result<(), Fail
     const AT_ONCE: usize = 40;
     let mut imported = 0;
     for some in fleet.chunks(AT_ONCE) {
-        let answer = session.call("nodes.import", json!({ "nodes": some }))?;
+        let answer = session.act("nodes.import", json!({ "nodes": some }))?;
         imported += some.len();
         if json {
             println!("{answer}");
@@ -241,7 +241,7 @@ fn revoke(
         (None, Some(key)) => (json!({ "key": public(key)?.to_string() }), format!("the key {key}")),
         (None, None) => return Err(Failure::new(Exit::Usage, "a node or --key says which")),
     };
-    let answer = session.call("nodes.revoke", fields)?;
+    let answer = session.act("nodes.revoke", fields)?;
     if json {
         println!("{answer}");
     } else {

@@ -97,7 +97,7 @@ pub fn cancel(args: &CancelArgs) -> Result<(), Failure> {
     if !args.node.is_empty() {
         fields["nodes"] = args.node.iter().map(|node| Value::from(&**node)).collect();
     }
-    let answer = session.call("cancel", fields)?;
+    let answer = session.act("cancel", fields)?;
     if args.json {
         println!("{answer}");
         return Ok(());

@@ -29,7 +29,7 @@ pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
             let mut session = connection.open()?;
             let select = select.json();
             let answer = match id {
-                None => session.call("schedule.clear", json!({ "select": select }))?,
+                None => session.act("schedule.clear", json!({ "select": select }))?,
                 Some(id) => {
                     let mut entries = entries_of(&mut session, &select)?;
                     let before = entries.len();
@@ -42,7 +42,7 @@ pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
                         .hint("`fieldpost schedule show` lists them"));
                     }
                     let fields = json!({ "select": select, "entries": entries });
-                    session.call("schedule.set", fields)?
+                    session.act("schedule.set", fields)?
                 }
             };
             said(&answer, "cleared", json);
@@ -67,7 +67,7 @@ fn set(args: &ScheduleSetArgs) -> Result<(), Failure> {
         entries
     };
     let number = entries.len() as u64;
-    let answer = session.call("schedule.set", json!({ "select": select, "entries": entries }))?;
+    let answer = session.act("schedule.set", json!({ "select": select, "entries": entries }))?;
     said(&answer, &format!("set: {} there now", entries_word(number)), args.json);
     Ok(())
 }

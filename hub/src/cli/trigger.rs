@@ -8,7 +8,7 @@ use fieldpost_wire::RunId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::connect::Session;
+use super::connect::{Session, origin};
 use super::human::{count, safe, span};
 use super::output;
 use super::runs::{self, NodeRow};
@@ -74,14 +74,6 @@ fn submit(args: &TriggerArgs, run: RunId) -> Value {
         "ttl_ms": args.ttl.as_ms(),
         "origin": args.origin.clone().unwrap_or_else(origin),
     })
-}
-
-/// Who asks, where nobody says so: `cli:alice@host`.
-fn origin() -> String {
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = format!("cli:{}@{}", user.as_deref().unwrap_or("?"), host.trim_end());
-    name.chars().filter(char::is_ascii_graphic).take(fieldpost_wire::limits::ORIGIN).collect()
 }
 
 fn whom(submitted: &Submitted) -> String {

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fieldpost_sockets::zmq::{self, SocketType};
@@ -12,7 +12,7 @@ use fieldpost_wire::limits::MAX_MESSAGE_SIZE;
 use nix::sys::stat::{Mode, umask};
 
 use super::zap::{Zap, domain};
-use crate::config::{Config, Endpoint, Listen};
+use crate::config::{self, Config, Endpoint, Listen};
 use crate::hub::Door;
 
 /// What a subscriber may send: topics are short.
@@ -52,6 +52,8 @@ pub struct Ports {
     pub events: Socket,
     /// XPUB: events for this host.
     pub local_events: Socket,
+    /// Where the two for this host are.
+    paths: [PathBuf; 2],
 }
 
 /// An address that can't be listened at.
@@ -74,7 +76,7 @@ impl Ports {
         keys: &KeyPair,
         second: Option<&KeyPair>,
     ) -> Result<Self, BadPlace> {
-        let ports = Self::make(context).map_err(|errno| BadPlace {
+        let ports = Self::make(context, &config.local).map_err(|errno| BadPlace {
             message: format!("libzmq gives no sockets: {errno}"),
             hint: Some("is the limit of open files too low? (ulimit -n)".to_owned()),
         })?;
@@ -88,7 +90,7 @@ impl Ports {
         Ok(ports)
     }
 
-    fn make(context: &zmq::Context) -> Result<Self, Errno> {
+    fn make(context: &zmq::Context, at: &config::Local) -> Result<Self, Errno> {
         let zap = Zap::bind(context)?;
         let triggers = Socket::new(context, SocketType::XPUB)?;
         triggers.subscribe_by_hand()?;
@@ -119,13 +121,22 @@ impl Ports {
             (&clients, Door::Clients),
             (&events, Door::Events),
         ] {
-            socket.set_ipv6(true)?;
             socket.set_backlog(BACKLOG)?;
             socket.set_handshake_ivl(i32::try_from(HANDSHAKE.as_millis()).unwrap_or(i32::MAX))?;
             socket.keep_alive(KEEPALIVE)?;
             socket.set_zap_domain(domain(door))?;
         }
-        Ok(Self { zap, triggers, results, clients, local, events, local_events })
+        let paths = [at.socket.clone(), at.events.clone()];
+        Ok(Self { zap, triggers, results, clients, local, events, local_events, paths })
+    }
+
+    /// Takes the local sockets' names away: a hub that stopped is then known to be away.
+    pub fn forget_local(&self) {
+        for path in &self.paths {
+            if let Err(error) = fs::remove_file(path) {
+                log::debug!("{} stays: {error}", path.display());
+            }
+        }
     }
 
     fn listen(&self, listen: &Listen, keys: &KeyPair) -> Result<(), BadPlace> {
@@ -140,6 +151,7 @@ impl Ports {
                 hint: Some(hint(errno)),
             };
             socket.serve_curve(&keys.secret, domain(door)).map_err(place)?;
+            socket.set_ipv6(!endpoint.is_ipv4()).map_err(|error| place(error.into()))?;
             socket.bind(endpoint.as_str()).map_err(|error| place(error.into()))?;
             // With port * or 0 the system chose.
             let bound = match socket.get_last_endpoint() {
