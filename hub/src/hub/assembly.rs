@@ -1,0 +1,148 @@
+//! Which chunks of a run are there, and `Finished` reports that wait for the rest.
+//!
+//! It is a cache of what the store holds: what is not in it is asked there
+//! ([`crate::store::Query::Held`]) when a `Finished` comes. So it may forget what has no
+//! `Finished` yet.
+
+use fieldpost_wire::{RunId, UnixMillis};
+
+use super::fast::FastMap;
+use crate::store::{AwaitingRecord, NodeId, insert_index};
+
+/// Executions whose chunks are remembered; beyond it all that can be asked for again is forgotten.
+pub const MOST_EXECUTIONS: usize = 65_536;
+
+/// One execution of a run on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Execution {
+    /// The run.
+    pub run: RunId,
+    /// The node.
+    pub node: NodeId,
+    /// Which execution.
+    pub attempt: u32,
+}
+
+/// A `Finished` that waits.
+#[derive(Debug)]
+pub struct Waiting {
+    /// How many chunks it says.
+    pub chunks: u32,
+    /// When it came.
+    pub received: UnixMillis,
+    /// It.
+    pub body: Box<[u8]>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    held: Vec<(u32, u32)>,
+    finished: Option<Waiting>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    parts: FastMap<Execution, Parts>,
+}
+
+impl Assembly {
+    /// What a store knew.
+    pub fn restore(&mut self, record: AwaitingRecord, chunks: u32) {
+        let execution = Execution { run: record.run, node: record.node, attempt: record.attempt };
+        let finished =
+            Waiting { chunks, received: record.received, body: record.body.into_boxed_slice() };
+        self.parts.insert(execution, Parts { held: record.held, finished: Some(finished) });
+    }
+
+    /// A chunk came. Gives the `Finished` that is complete with it.
+    pub fn chunk(&mut self, execution: Execution, index: u32) -> Option<Waiting> {
+        if self.parts.len() >= MOST_EXECUTIONS {
+            self.parts.retain(|_, parts| parts.finished.is_some());
+        }
+        let parts = self.parts.entry(execution).or_default();
+        insert_index(&mut parts.held, index);
+        self.take_if_whole(execution)
+    }
+
+    /// Whether all chunks of an execution are there, as far as is known here; then it is
+    /// forgotten.
+    pub fn is_whole(&mut self, execution: Execution, chunks: u32) -> bool {
+        let whole = self.parts.get(&execution).is_some_and(|parts| covers(&parts.held, chunks));
+        if whole {
+            self.parts.remove(&execution);
+        }
+        whole
+    }
+
+    /// A `Finished` has to wait. Gives whether it is the first one of this execution.
+    pub fn wait(&mut self, execution: Execution, waiting: Waiting) -> bool {
+        let parts = self.parts.entry(execution).or_default();
+        let first = parts.finished.is_none();
+        parts.finished = Some(waiting);
+        first
+    }
+
+    /// The store says what it holds. Gives the `Finished` that is complete with it.
+    pub fn held(&mut self, execution: Execution, held: &[(u32, u32)]) -> Option<Waiting> {
+        let parts = self.parts.get_mut(&execution)?;
+        for &(first, last) in held {
+            for index in first..=last {
+                insert_index(&mut parts.held, index);
+            }
+        }
+        self.take_if_whole(execution)
+    }
+
+    /// `Finished` reports that wait.
+    pub fn waiting(&self) -> usize {
+        self.parts.values().filter(|parts| parts.finished.is_some()).count()
+    }
+
+    fn take_if_whole(&mut self, execution: Execution) -> Option<Waiting> {
+        let parts = self.parts.get(&execution)?;
+        let chunks = parts.finished.as_ref()?.chunks;
+        if !covers(&parts.held, chunks) {
+            return None;
+        }
+        self.parts.remove(&execution)?.finished
+    }
+}
+
+fn covers(held: &[(u32, u32)], chunks: u32) -> bool {
+    chunks == 0 || held.first().is_some_and(|&(first, last)| first == 0 && last + 1 >= chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn execution() -> Execution {
+        Execution { run: RunId([1; 16]), node: NodeId(1), attempt: 1 }
+    }
+
+    fn waiting(chunks: u32) -> Waiting {
+        Waiting { chunks, received: UnixMillis(0), body: Box::new([]) }
+    }
+
+    #[test]
+    fn a_run_is_whole_with_its_last_chunk_in_any_order() {
+        let mut assembly = Assembly::default();
+        assert!(assembly.chunk(execution(), 2).is_none());
+        assert!(assembly.chunk(execution(), 0).is_none());
+        assert!(!assembly.is_whole(execution(), 3));
+        assert!(assembly.wait(execution(), waiting(3)));
+        assert!(assembly.chunk(execution(), 0).is_none(), "a duplicate completes nothing");
+        assert!(assembly.chunk(execution(), 1).is_some());
+        assert_eq!(assembly.waiting(), 0);
+    }
+
+    #[test]
+    fn what_the_store_holds_counts() {
+        let mut assembly = Assembly::default();
+        assembly.wait(execution(), waiting(4));
+        assert!(assembly.chunk(execution(), 3).is_none());
+        assert!(assembly.held(execution(), &[(0, 1)]).is_none());
+        assert!(assembly.held(execution(), &[(0, 2)]).is_some());
+    }
+}

@@ -1,0 +1,256 @@
+//! The store in one SQLite file: WAL, `synchronous=FULL`, one transaction a batch.
+//!
+//! Keys are ordered by time: run ids start with it, so the unique indexes grow at their right
+//! edge, however many nodes report. A result's rowid is its offset for cursors: rows are only
+//! added, and the newest one is never removed, so that no offset is given twice.
+//!
+//! The file is locked for this process alone: two hubs on one file would give out the same
+//! numbers. Copy it while the hub is stopped, or with a snapshot of the file system.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::{Answer, Batch, Committed, Extent, Identity, Restored, Store, StoreError};
+
+mod read;
+mod restore;
+mod sweep;
+mod write;
+
+/// `PRAGMA application_id` of our files: "FPST".
+const APPLICATION: i32 = 0x4650_5354;
+/// The schema's version: `PRAGMA user_version`. Each step of [`MIGRATIONS`] raises it by one.
+const VERSION: i32 = 1;
+
+/// What makes version n+1 out of version n.
+const MIGRATIONS: [&str; VERSION as usize] = [include_str!("sqlite/schema_1.sql")];
+
+/// Pages of WAL until they are copied into the file: 16 MiB, some 50,000 results.
+const CHECKPOINT_PAGES: i32 = 4_000;
+/// Memory for pages, in KiB: the right edges of all indexes and what is read back.
+const CACHE_KIB: i32 = 32 * 1024;
+
+/// The store.
+pub struct Sqlite {
+    db: Connection,
+    path: PathBuf,
+    extent: Extent,
+}
+
+impl Sqlite {
+    /// Opens a file, or makes it; `fresh` is who a new store is.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] for what is not a store of this version, with what to do;
+    /// [`StoreError::Failing`] for the disk's errors.
+    pub fn open(path: &Path, fresh: Identity) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let explain = |error| explain(path, &error);
+        let db = Connection::open_with_flags(path, flags).map_err(explain)?;
+        db.set_prepared_statement_cache_capacity(64);
+        let mut store = Self { db, path: path.to_owned(), extent: Extent::default() };
+        store.check_kind()?;
+        store.prepare().map_err(explain)?;
+        store.migrate(fresh)?;
+        store.extent = store.measure().map_err(explain)?;
+        Ok(store)
+    }
+
+    /// Whether the file is ours, before anything in it is changed.
+    fn check_kind(&self) -> Result<(), StoreError> {
+        let number = |pragma: &str| -> Result<i32, StoreError> {
+            self.db
+                .query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+                .map_err(|error| explain(&self.path, &error))
+        };
+        let shown = self.path.display();
+        let (application, version) = (number("application_id")?, number("user_version")?);
+        let tables: i32 = self
+            .db
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(|error| explain(&self.path, &error))?;
+        if tables == 0 && application == 0 {
+            return Ok(());
+        }
+        if application != APPLICATION {
+            return Err(StoreError::Unusable(format!(
+                "{shown} is a database of another program; name another state_dir in [hub], or \
+                 move that file away"
+            )));
+        }
+        if version > VERSION {
+            return Err(StoreError::Unusable(format!(
+                "{shown} was written by a newer version of fieldpost (schema {version}, this one \
+                 knows up to {VERSION}); install that version again, or restore a copy from \
+                 before the upgrade"
+            )));
+        }
+        Ok(())
+    }
+
+    fn prepare(&self) -> rusqlite::Result<()> {
+        self.db.execute_batch(&format!(
+            "PRAGMA locking_mode = EXCLUSIVE;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};
+             PRAGMA journal_size_limit = 67108864;
+             PRAGMA cache_size = -{CACHE_KIB};
+             PRAGMA temp_store = MEMORY;"
+        ))
+    }
+
+    fn migrate(&mut self, fresh: Identity) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        let explain = |error| explain(&path, &error);
+        let version: i32 =
+            self.db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(explain)?;
+        let from = usize::try_from(version).unwrap_or(0);
+        for (step, sql) in MIGRATIONS.iter().enumerate().skip(from) {
+            let change = self.db.transaction().map_err(explain)?;
+            change.execute_batch(sql).map_err(explain)?;
+            if step == 0 {
+                change
+                    .execute(
+                        "INSERT INTO identity (hub, epoch) VALUES (?1, ?2)",
+                        (fresh.hub.0, fresh.epoch.cast_signed()),
+                    )
+                    .map_err(explain)?;
+            }
+            change
+                .execute_batch(&format!(
+                    "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {}",
+                    step + 1
+                ))
+                .map_err(explain)?;
+            change.commit().map_err(explain)?;
+        }
+        Ok(())
+    }
+
+    fn measure(&self) -> rusqlite::Result<Extent> {
+        let number = |sql: &str| -> rusqlite::Result<u64> {
+            let value: Option<i64> =
+                self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+            Ok(value.unwrap_or(0).cast_unsigned())
+        };
+        let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
+        Ok(Extent {
+            newest: number("SELECT max(id) FROM results")?,
+            oldest: number("SELECT min(id) FROM results")?,
+            bytes: pages * number("PRAGMA page_size")?,
+        })
+    }
+
+    fn write(&mut self, batch: &Batch) -> rusqlite::Result<(u64, u64)> {
+        if batch.records().is_empty() && batch.changes().is_empty() {
+            return Ok((0, 0));
+        }
+        // Dropped unfinished, a transaction is rolled back.
+        let transaction = self.db.transaction()?;
+        let swept = write::changes(&transaction, batch)?;
+        let fresh = write::records(&transaction, batch)?;
+        transaction.commit()?;
+        Ok((fresh, swept))
+    }
+
+    fn answer(&self, batch: &Batch) -> rusqlite::Result<Vec<Answer>> {
+        batch.queries().iter().map(|query| read::answer(&self.db, query)).collect()
+    }
+}
+
+impl Store for Sqlite {
+    fn restore(&mut self) -> Result<Restored, StoreError> {
+        restore::restore(&self.db, self.extent).map_err(|error| explain(&self.path, &error))
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
+        let explain = |path: &Path, error| explain(path, &error);
+        let (fresh, swept) = self.write(batch).map_err(|error| explain(&self.path, error))?;
+        self.extent.newest += fresh;
+        if self.extent.oldest == 0 && fresh > 0 {
+            self.extent.oldest = 1;
+        }
+        if batch.changes().iter().any(|change| matches!(change, super::Change::Sweep { .. })) {
+            self.extent = self.measure().map_err(|error| explain(&self.path, error))?;
+        }
+        let answers = self.answer(batch).map_err(|error| explain(&self.path, error))?;
+        Ok(Committed { extent: self.extent, answers, fresh, swept })
+    }
+}
+
+/// An error of SQLite, in words that say what to do.
+fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let shown = path.display();
+    let code = error.sqlite_error_code();
+    match code {
+        Some(ErrorCode::NotADatabase) => StoreError::Unusable(format!(
+            "{shown} is not a database; move it away, or name another state_dir in [hub]"
+        )),
+        Some(ErrorCode::DatabaseCorrupt) => StoreError::Unusable(format!(
+            "{shown} is damaged ({error}); stop the hub, keep a copy, and try `sqlite3 {shown} \
+             .recover | sqlite3 new.db`, or restore a backup"
+        )),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Failing(format!(
+            "{shown} is held by another process; does another hub run on it?"
+        )),
+        Some(ErrorCode::DiskFull) => {
+            StoreError::Failing(format!("no space is left for {shown}; free some"))
+        }
+        Some(ErrorCode::CannotOpen) => StoreError::Failing(format!(
+            "{shown} can't be opened; is its directory there, and may this user write in it?"
+        )),
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::Failing(format!(
+            "{shown} can't be written; who owns it, and its directory?"
+        )),
+        _ => StoreError::Failing(format!("{shown}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::{self, Scratch, identity};
+
+    #[test]
+    fn the_file_keeps_what_the_conformance_test_asks_for() {
+        let scratch = Scratch::new("conformance");
+        let path = scratch.path("store.db");
+        conformance::passes(|| Sqlite::open(&path, identity()).unwrap());
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_refused_and_left_alone() {
+        let scratch = Scratch::new("foreign");
+        let path = scratch.path("store.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (a)").unwrap();
+        let said = Sqlite::open(&path, identity()).err().unwrap().to_string();
+        assert!(said.contains("another program"), "{said}");
+        std::fs::write(&path, [7; 8192]).unwrap();
+        let said = Sqlite::open(&path, identity()).err().unwrap().to_string();
+        assert!(said.contains("not a database"), "{said}");
+        assert_eq!(std::fs::read(&path).unwrap(), [7; 8192]);
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused() {
+        let scratch = Scratch::new("newer");
+        let path = scratch.path("store.db");
+        drop(Sqlite::open(&path, identity()).unwrap());
+        Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+        let said = Sqlite::open(&path, identity()).err().unwrap().to_string();
+        assert!(said.contains("newer version"), "{said}");
+    }
+
+    #[test]
+    fn a_second_hub_on_one_file_is_refused() {
+        let scratch = Scratch::new("second");
+        let path = scratch.path("store.db");
+        let _first = Sqlite::open(&path, identity()).unwrap();
+        let said = Sqlite::open(&path, identity()).err().unwrap().to_string();
+        assert!(said.contains("another process"), "{said}");
+    }
+}

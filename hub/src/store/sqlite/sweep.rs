@@ -1,0 +1,119 @@
+//! Old rows go, a bounded number in one commit.
+
+use fieldpost_wire::{RunId, UnixMillis};
+use rusqlite::{Connection, OptionalExtension as _, Result, params};
+
+/// How long a run may outlast its id's time and still bring output: its deadline's cap and the
+/// longest a program may take.
+const LATE_MS: u64 = 2 * 24 * 60 * 60 * 1000;
+
+/// Removes what [`crate::store::Change::Sweep`] says; gives how many results went.
+pub fn sweep(
+    db: &Connection,
+    before: UnixMillis,
+    bytes: u64,
+    keep_after: u64,
+    rows: u32,
+) -> Result<u64> {
+    let swept = match last_victim(db, before, bytes, keep_after, rows)? {
+        Some(last) => results(db, last)?,
+        None => 0,
+    };
+    by_time(db, before, rows)?;
+    orphans(db, before, rows)?;
+    Ok(swept)
+}
+
+/// The newest result that goes: all up to it go. The newest of all stays, so that its offset is
+/// never given twice.
+fn last_victim(
+    db: &Connection,
+    before: UnixMillis,
+    bytes: u64,
+    keep_after: u64,
+    rows: u32,
+) -> Result<Option<i64>> {
+    let oversize = used(db)? > bytes;
+    let mut statement = db.prepare_cached(
+        "SELECT id, received FROM results \
+         WHERE id <= ?1 AND id < (SELECT max(id) FROM results) ORDER BY id LIMIT ?2",
+    )?;
+    let mut found =
+        statement.query(params![i64::try_from(keep_after).unwrap_or(i64::MAX), rows])?;
+    let mut last = None;
+    while let Some(row) = found.next()? {
+        let received: i64 = row.get(1)?;
+        if !oversize && received.cast_unsigned() >= before.0 {
+            break;
+        }
+        last = Some(row.get(0)?);
+    }
+    Ok(last)
+}
+
+fn used(db: &Connection) -> Result<u64> {
+    let number = |sql: &str| -> Result<u64> {
+        db.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+    };
+    let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
+    Ok(pages * number("PRAGMA page_size")?)
+}
+
+fn results(db: &Connection, last: i64) -> Result<u64> {
+    db.prepare_cached(
+        "DELETE FROM chunks WHERE id IN (SELECT c.id FROM results r \
+         JOIN chunks c ON c.run = r.run AND c.node = r.node AND c.attempt = r.attempt \
+         WHERE r.id <= ?1 AND r.chunked)",
+    )?
+    .execute([last])?;
+    Ok(db.prepare_cached("DELETE FROM results WHERE id <= ?1")?.execute([last])? as u64)
+}
+
+fn by_time(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
+    let before_ms = before.0.cast_signed();
+    for sql in [
+        "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < ?1 ORDER BY id LIMIT ?2)",
+        "DELETE FROM missed WHERE id IN \
+         (SELECT id FROM missed WHERE received < ?1 ORDER BY id LIMIT ?2)",
+        "DELETE FROM unreadable WHERE id IN \
+         (SELECT id FROM unreadable WHERE received < ?1 ORDER BY id LIMIT ?2)",
+        "DELETE FROM awaiting WHERE (run, node, attempt) IN \
+         (SELECT run, node, attempt FROM awaiting WHERE received < ?1 LIMIT ?2)",
+    ] {
+        // Their ids ascend with time: a look at the oldest spares the scan.
+        db.prepare_cached(sql)?.execute(params![before_ms, rows])?;
+    }
+    db.prepare_cached(
+        "DELETE FROM triggers WHERE run IN (SELECT run FROM triggers WHERE run < ?1 \
+         AND submitted < ?2 AND ok IS NOT NULL ORDER BY run LIMIT ?3)",
+    )?
+    .execute(params![&time_floor(before).0, before_ms, rows])?;
+    Ok(())
+}
+
+/// Chunks of runs that never got a `Finished`.
+fn orphans(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
+    let floor = time_floor(UnixMillis(before.0.saturating_sub(LATE_MS)));
+    let any: Option<i64> = db
+        .prepare_cached("SELECT id FROM chunks WHERE run < ?1 LIMIT 1")?
+        .query_row([&floor.0], |row| row.get(0))
+        .optional()?;
+    if any.is_some() {
+        db.prepare_cached(
+            "DELETE FROM chunks WHERE id IN (SELECT c.id FROM chunks c WHERE c.run < ?1 \
+             AND NOT EXISTS (SELECT 1 FROM results r \
+                 WHERE r.run = c.run AND r.node = c.node AND r.attempt = c.attempt) \
+             AND NOT EXISTS (SELECT 1 FROM awaiting a \
+                 WHERE a.run = c.run AND a.node = c.node AND a.attempt = c.attempt) LIMIT ?2)",
+        )?
+        .execute(params![&floor.0, rows])?;
+    }
+    Ok(())
+}
+
+/// The smallest run id of this time.
+fn time_floor(time: UnixMillis) -> RunId {
+    let mut id = [0; 16];
+    id[..6].copy_from_slice(&time.0.to_be_bytes()[2..]);
+    RunId(id)
+}

@@ -1,0 +1,106 @@
+//! The store's own thread: it commits one batch at a time, and says when it is done.
+
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+
+use super::{Batch, Committed, Store, StoreError};
+
+/// A batch that the store is done with.
+#[derive(Debug)]
+pub struct Done {
+    /// The batch.
+    pub batch: Box<Batch>,
+    /// What came of it.
+    pub outcome: Result<Committed, StoreError>,
+}
+
+/// A store on a thread of its own. Dropping it waits for what was given to it.
+pub struct StoreThread {
+    work: Option<SyncSender<Box<Batch>>>,
+    done: Receiver<Done>,
+    thread: Option<JoinHandle<()>>,
+    busy: bool,
+}
+
+impl StoreThread {
+    /// Starts the thread. `wake` is called on it after each commit: it must make the event loop
+    /// look at [`Self::take_done`], and must not wait.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(
+        mut store: Box<dyn Store + Send>,
+        wake: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (work, incoming) = sync_channel::<Box<Batch>>(1);
+        let (outgoing, done) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+            step_back();
+            while let Ok(batch) = incoming.recv() {
+                let outcome = store.commit(&batch);
+                if outgoing.send(Done { batch, outcome }).is_err() {
+                    return;
+                }
+                wake();
+            }
+        })?;
+        Ok(Self { work: Some(work), done, thread: Some(thread), busy: false })
+    }
+
+    /// Whether a batch is with the store.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Gives it a batch. Only while it is not busy.
+    pub fn commit(&mut self, batch: Box<Batch>) {
+        debug_assert!(!self.busy, "one batch at a time");
+        self.busy = true;
+        if let Some(work) = &self.work
+            && work.send(batch).is_err()
+        {
+            log::error!("the store's thread has ended");
+        }
+    }
+
+    /// The batch that it is done with, if it is.
+    ///
+    /// # Panics
+    /// When the thread has panicked: nothing can be made durable any more.
+    pub fn take_done(&mut self) -> Option<Done> {
+        match self.done.try_recv() {
+            Ok(done) => {
+                self.busy = false;
+                Some(done)
+            }
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => panic!("the store's thread has ended"),
+        }
+    }
+}
+
+impl Drop for StoreThread {
+    fn drop(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the store's thread has panicked");
+        }
+    }
+}
+
+/// Lowers this thread's priority: on a single core a commit must not hold up a trigger.
+#[expect(unsafe_code, reason = "setpriority(2) has no safe wrapper")]
+fn step_back() {
+    const NICE: i32 = 5;
+    // SAFETY: plain system calls on our own thread id; on Linux the priority is the thread's.
+    let failed = unsafe {
+        let thread = libc::syscall(libc::SYS_gettid);
+        libc::setpriority(libc::PRIO_PROCESS, libc::id_t::try_from(thread).unwrap_or(0), NICE)
+    };
+    if failed != 0 {
+        log::debug!("the store's thread keeps its priority");
+    }
+}
