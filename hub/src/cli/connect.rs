@@ -178,14 +178,27 @@ pub fn origin() -> String {
     name.chars().filter(char::is_ascii_graphic).take(fieldpost_wire::limits::ORIGIN).collect()
 }
 
+/// Whether the hub refuses for now only: asked again in a moment it may not.
+fn is_passing(code: &str) -> bool {
+    matches!(code, "stopping" | "busy" | "store_unavailable")
+}
+
+/// An answer to somebody who waits: `None` where it is to be asked again in a moment.
+pub fn patiently(result: Result<Value, Error>) -> Result<Option<Value>, Failure> {
+    match result {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Error::Refused { code, .. }) if is_passing(&code) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The exit code for a code of the protocol.
 fn refused(code: &str) -> Exit {
     match code {
-        "not_allowed" | "forbidden" => Exit::NotAllowed,
-        "bad_request" | "unknown_op" | "too_large" => Exit::Usage,
-        "internal" | "store" => Exit::Internal,
-        "timed_out" => Exit::TimedOut,
-        "stopping" | "busy" => Exit::Unreachable,
+        "not_allowed" => Exit::NotAllowed,
+        "bad_request" | "bad_run_id" | "too_old" | "unknown_op" | "too_large" => Exit::Usage,
+        "internal" => Exit::Internal,
+        _ if is_passing(code) => Exit::Unreachable,
         _ => Exit::Failed,
     }
 }

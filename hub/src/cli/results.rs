@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fieldpost_wire::Name;
 use serde_json::{Value, json};
 
-use super::connect::Session;
+use super::connect::{Session, patiently};
 use super::human::{safe, size, time};
 use super::runs;
 use super::stream::{self, Heard, Interrupt};
@@ -16,6 +16,8 @@ use super::{Failure, ResultsArgs};
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// Silence beyond that until the request is made again.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long a hub that is stopping is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Results asked for in one page.
 const PAGE: u64 = 200;
 
@@ -71,7 +73,7 @@ fn filter(fields: &mut Value, jobs: &[Name], nodes: &[Name]) {
 /// The offset of the newest result.
 fn newest(session: &mut Session) -> Result<u64, Failure> {
     let answer = session.call("results", json!({ "after": i64::MAX, "limit": 1 }))?;
-    Ok(answer["newest"].as_u64().or_else(|| answer["last"].as_u64()).unwrap_or(0))
+    Ok(answer["newest"].as_u64().unwrap_or(0))
 }
 
 /// Where the reading stands.
@@ -99,8 +101,10 @@ impl Cursor<'_> {
     /// Reads and prints one page; says whether there may be another.
     fn page(&mut self, session: &mut Session) -> Result<bool, Failure> {
         let answer = session.call("results", self.request(Duration::ZERO))?;
-        let printed = self.print(session, &answer)?;
-        Ok(printed > 0 && self.left != Some(0))
+        let before = self.after;
+        self.print(session, &answer)?;
+        // A filtered page may show nothing and have looked at many.
+        Ok(self.after > before && self.after < answer["newest"].as_u64() && self.left != Some(0))
     }
 
     fn follow(&mut self, session: &mut Session) -> Result<(), Failure> {
@@ -110,13 +114,15 @@ impl Cursor<'_> {
         loop {
             match stream::next(session, None, &interrupt, Duration::from_secs(1))? {
                 Heard::Interrupted => return Ok(()),
-                Heard::Reply(reply) if reply.id == asked => {
-                    let answer = reply.result?;
-                    self.print(session, &answer)?;
-                    if self.left == Some(0) {
-                        return Ok(());
+                Heard::Reply(reply) if reply.id == asked => match patiently(reply.result)? {
+                    Some(answer) => {
+                        self.print(session, &answer)?;
+                        if self.left == Some(0) {
+                            return Ok(());
+                        }
                     }
-                }
+                    None => stream::pause(session, &interrupt, AGAIN)?,
+                },
                 _ if asked_at.elapsed() > LONG_POLL + SILENCE => {
                     eprintln!("the hub does not answer; still trying");
                 }
@@ -127,8 +133,8 @@ impl Cursor<'_> {
         }
     }
 
-    /// Prints an answer's results and moves on; says how many there were.
-    fn print(&mut self, session: &mut Session, answer: &Value) -> Result<u64, Failure> {
+    /// Prints an answer's results and moves on.
+    fn print(&mut self, session: &mut Session, answer: &Value) -> Result<(), Failure> {
         let rows = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut out = io::stdout().lock();
         for row in rows {
@@ -142,14 +148,13 @@ impl Cursor<'_> {
         if moved {
             self.after = next;
         }
-        let printed = rows.len() as u64;
         if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(printed);
+            *left = left.saturating_sub(rows.len() as u64);
         }
         if let (Some(consumer), Some(offset), true) = (self.consumer, self.after, moved) {
             session.call("results.commit", json!({ "consumer": &**consumer, "offset": offset }))?;
         }
-        Ok(printed)
+        Ok(())
     }
 }
 

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use fieldpost_wire::RunId;
 use serde_json::{Value, json};
 
-use super::connect::Session;
+use super::connect::{Session, patiently};
 use super::human::{ago, count, safe, size, span, time};
 use super::stream::{self, Heard, Interrupt, Progress};
 use super::table::Table;
 use super::{CancelArgs, Exit, Failure, RunsArgs, results, schedule, status};
 
-/// How long one request for the run's end is left with the hub.
-const LONG_POLL: Duration = Duration::from_secs(20);
+/// Silence until the request is made again.
+const SILENCE: Duration = Duration::from_secs(7);
+/// How long a hub that is stopping is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Runs or nodes asked for in one page.
 const PAGE: u64 = 200;
 
@@ -258,19 +260,27 @@ fn follow_one(session: &mut Session, run: RunId, args: &RunsArgs) -> Result<(), 
     let mut progress = Progress::new(true);
     let mut told = BTreeSet::new();
     let mut out = io::stdout();
-    loop {
+    'ask: loop {
         let fields = json!({ "run_id": run, "wait_ms": 2_000, "until": "final" });
         let asked = session.client.send("runs", fields)?;
         let sent = Instant::now();
         let answer = loop {
             match stream::next(session, None, &interrupt, Duration::from_secs(1))? {
-                Heard::Reply(reply) if reply.id == asked => break RunAnswer::read(reply.result?)?,
+                Heard::Reply(reply) if reply.id == asked => match patiently(reply.result)? {
+                    Some(answer) => break RunAnswer::read(answer)?,
+                    None => {
+                        stream::pause(session, &interrupt, AGAIN)?;
+                        continue 'ask;
+                    }
+                },
                 Heard::Interrupted => {
                     progress.clear()?;
                     return Ok(());
                 }
-                _ if sent.elapsed() > LONG_POLL => {
-                    return Err(session.client.away(LONG_POLL).into());
+                // It restarts, or the link is cut; asking again is harmless.
+                _ if sent.elapsed() > SILENCE => {
+                    progress.draw("the hub does not answer; still trying")?;
+                    continue 'ask;
                 }
                 _ => {}
             }

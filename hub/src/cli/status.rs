@@ -33,6 +33,13 @@ fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
             }
         }
         Value::Null => {}
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            for item in items {
+                let path =
+                    format!("{path} {}", item["name"].as_str().map(safe).unwrap_or_default());
+                flatten(&path, item, lines);
+            }
+        }
         _ => {
             let (name, shown) = word(path, value);
             lines.push((name.replace('_', " "), shown));

@@ -87,6 +87,18 @@ pub fn next(
     }
 }
 
+/// Lets time pass, unless Ctrl-C comes; what is heard meanwhile is of no interest.
+pub fn pause(session: &mut Session, interrupt: &Interrupt, span: Duration) -> Result<(), Failure> {
+    let until = Instant::now() + span;
+    while Instant::now() < until {
+        let left = until.saturating_duration_since(Instant::now());
+        if let Heard::Interrupted = next(session, None, interrupt, left)? {
+            return Err(Failure::said(Exit::Ok));
+        }
+    }
+    Ok(())
+}
+
 /// A line on stderr that is drawn over itself on a terminal; elsewhere nothing.
 pub struct Progress {
     terminal: bool,

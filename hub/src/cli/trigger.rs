@@ -8,7 +8,7 @@ use fieldpost_wire::RunId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::connect::{Session, origin};
+use super::connect::{Session, origin, patiently};
 use super::human::{count, safe, span};
 use super::output;
 use super::runs::{self, NodeRow};
@@ -22,6 +22,8 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const FETCH: Duration = Duration::from_millis(100);
 /// Silence of the hub until it is said to be away.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long a hub that is stopping is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize)]
 struct Submitted {
@@ -31,6 +33,8 @@ struct Submitted {
     nodes: Vec<String>,
     #[serde(default)]
     repeated: bool,
+    #[serde(default)]
+    skipped: Vec<String>,
 }
 
 pub fn trigger(args: TriggerArgs) -> Result<(), Failure> {
@@ -47,7 +51,19 @@ pub fn trigger(args: TriggerArgs) -> Result<(), Failure> {
         true => Some(session.client.events(&[&format!("run/{run}/")])?),
         false => None,
     };
-    let submitted: Submitted = session.call_as("submit", submit(&args, run))?;
+    let submitted: Submitted =
+        session.call_as("submit", submit(&args, run)).map_err(|failure| match failure.exit() {
+            // It may have been heard all the same.
+            Exit::Unreachable => failure.hint(format!(
+                "whether the run was triggered is not known; the same command with --run-id {run} \
+                 asks again, and runs nothing twice"
+            )),
+            _ => failure,
+        })?;
+    if !submitted.skipped.is_empty() {
+        let names: Vec<String> = submitted.skipped.iter().map(|name| safe(name)).collect();
+        eprintln!("passed over, since revoked or quarantined: {}", names.join(", "));
+    }
     if !args.wait {
         return told(&args, &submitted);
     }
@@ -161,20 +177,28 @@ impl Watch {
         let mut asked_at = Instant::now();
         let mut fetched_at = Instant::now();
         let mut away = false;
+        let mut ask_again: Option<Instant> = None;
         loop {
             self.draw(away)?;
-            let wait = self.pause(fetched_at);
+            let mut wait = self.pause(fetched_at);
+            if let Some(at) = ask_again {
+                wait = wait.min(at.saturating_duration_since(Instant::now()));
+            }
             match stream::next(session, events, interrupt, wait)? {
                 Heard::Event(event) => self.event(&event.body)?,
                 Heard::Reply(Reply { id, result }) if id == asked => {
-                    away = false;
-                    let answer = runs::RunAnswer::read(result?)?;
-                    if answer.is_final {
-                        return self.end(session);
+                    if let Some(answer) = patiently(result)? {
+                        away = false;
+                        let answer = runs::RunAnswer::read(answer)?;
+                        if answer.is_final {
+                            return self.end(session);
+                        }
+                        self.take_in(&answer.nodes)?;
+                        asked = self.ask(session)?;
+                        asked_at = Instant::now();
+                    } else {
+                        ask_again = Some(Instant::now() + AGAIN);
                     }
-                    self.take_in(&answer.nodes)?;
-                    asked = self.ask(session)?;
-                    asked_at = Instant::now();
                 }
                 Heard::Reply(_) | Heard::Nothing => {}
                 Heard::Interrupted => return self.interrupted(),
@@ -182,7 +206,9 @@ impl Watch {
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return self.timed_out();
             }
-            if asked_at.elapsed() > LONG_POLL + SILENCE {
+            let again = ask_again.is_some_and(|at| at <= Instant::now());
+            if again || asked_at.elapsed() > LONG_POLL + SILENCE {
+                ask_again = None;
                 // It restarts, or the link is cut: the run goes on meanwhile, and asking again is
                 // harmless.
                 if !away {
