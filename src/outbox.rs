@@ -1,0 +1,643 @@
+//! The outbox: reports that the hub has not acked yet, in memory.
+//!
+//! Records stand one after the other in an arena, encoded as they go over the wire, so that
+//! sending again is sending the same bytes. New ones go to the end; when all are gone it begins at
+//! the start again, and when the end is reached what is left moves to the start. So memory is
+//! touched from the lowest address on, and only as much as is needed.
+//!
+//! ```text
+//! arena    |dead|rec 7|dead|rec 9|rec 10|      free       |
+//! records       first        ...  cursor (not sent yet) ^
+//! ```
+//!
+//! A record costs what it is long, but [`OUTBOX_RECORD`] at least: so the table of records can't be full
+//! before the arena is. Room can be set aside: for the end of each run that was accepted.
+//!
+//! Nothing here goes to disk. Records that have waited for long would be spooled where
+//! [`Outbox::evict_output`] drops them.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use fieldpost_wire::{Error, OutboxId, Report, Seq, SeqRange, Tag};
+
+use crate::limits::{OUTBOX_RECORD, RESEND, RESEND_DOUBLINGS};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    id: OutboxId,
+    arena: Vec<u8>,
+    /// Bytes of the arena in use, dead ones included.
+    tail: usize,
+    records: Vec<Record>,
+    /// The first record that lives; all before it are dead.
+    first: usize,
+    /// The first record that was not sent since the last [`Outbox::send_all_again`].
+    cursor: usize,
+    /// How many records live.
+    live: usize,
+    /// The bytes of those.
+    bytes: usize,
+    /// What they cost: [`OUTBOX_RECORD`] each at least.
+    cost: usize,
+    reserved: usize,
+    last: Seq,
+    again: Again,
+}
+
+/// What one record is.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    seq: Seq,
+    at: u32,
+    len: u16,
+    kind: Kind,
+    life: Life,
+    owner: Owner,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Unsent,
+    Sent {
+        /// When, in milliseconds of the boot clock.
+        at_ms: u64,
+        /// How many times it was sent again.
+        again: u8,
+    },
+    Dead,
+}
+
+/// What a record holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Chunk,
+    Finished,
+    Missed,
+}
+
+/// Whose record it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// Tells the runs of this start of the agent apart; 0: no run's.
+    pub(crate) serial: u32,
+    /// The run's place in the table of known runs.
+    pub(crate) known: u16,
+    /// The job, for counting what is dropped.
+    pub(crate) job: u8,
+    /// Whether it matters when all of the run's records are acked.
+    pub(crate) tracked: bool,
+}
+
+/// Sending unacked records again when their time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// Nothing was sent.
+    Never,
+    /// None is due before this, in milliseconds.
+    At(u64),
+    /// Looking at each that was sent.
+    Walking {
+        /// The next to look at.
+        next: usize,
+        /// When the earliest of those passed by will be due.
+        earliest_ms: Option<u64>,
+    },
+}
+
+/// There is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Outbox {
+    /// An empty outbox of so many bytes.
+    pub(crate) fn new(id: OutboxId, bytes: usize) -> Self {
+        Self {
+            id,
+            // Zeroed by the kernel, page by page, when it is touched.
+            arena: vec![0; bytes],
+            tail: 0,
+            records: Vec::with_capacity(bytes / OUTBOX_RECORD),
+            first: 0,
+            cursor: 0,
+            live: 0,
+            bytes: 0,
+            cost: 0,
+            reserved: 0,
+            last: Seq(0),
+            again: Again::Never,
+        }
+    }
+
+    /// Sets `bytes` aside.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), Full> {
+        if self.free() < bytes {
+            return Err(Full);
+        }
+        self.reserved += bytes;
+        Ok(())
+    }
+
+    /// Gives back what was set aside.
+    pub(crate) fn unreserve(&mut self, bytes: usize) {
+        debug_assert!(self.reserved >= bytes, "more given back than was set aside");
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+
+    /// Appends a report, if there is room beyond what is set aside.
+    pub(crate) fn append(
+        &mut self,
+        report: &Report<'_>,
+        owner: Owner,
+        kind: Kind,
+    ) -> Result<(), Full> {
+        let tag = Tag { outbox: self.id, seq: Seq(self.last.0 + 1) };
+        let mut encoded = self.encode(report, tag);
+        if encoded == Err(Error::Room) && self.tail > self.bytes {
+            self.compact();
+            encoded = self.encode(report, tag);
+        }
+        let len = match encoded {
+            Ok(len) => len,
+            Err(Error::Room) => return Err(Full),
+            Err(error) => {
+                // A bound of the wire that we did not keep: our fault, and nobody's report.
+                log::error!("a report could not be encoded: {error}");
+                debug_assert!(false, "a report could not be encoded: {error}");
+                return Err(Full);
+            }
+        };
+        let cost = len.max(OUTBOX_RECORD);
+        if self.free() < cost {
+            return Err(Full);
+        }
+        if self.records.len() == self.records.capacity() {
+            let from = self.tail;
+            self.compact();
+            // The new record stood behind what moved.
+            self.arena.copy_within(from..from + len, self.tail);
+        }
+        // Offsets and lengths fit: an arena has at most 256 MiB, a body at most 60 KiB.
+        self.records.push(Record {
+            seq: tag.seq,
+            at: self.tail as u32,
+            len: len as u16,
+            kind,
+            life: Life::Unsent,
+            owner,
+        });
+        self.last = tag.seq;
+        self.tail += len;
+        self.live += 1;
+        self.cost += cost;
+        self.bytes += len;
+        Ok(())
+    }
+
+    /// Writes the report behind the last record, and gives its length.
+    fn encode(&mut self, report: &Report<'_>, tag: Tag) -> Result<usize, Error> {
+        report.encode(Some(tag), &mut self.arena[self.tail..]).map(<[u8]>::len)
+    }
+
+    /// Forgets the records of these numbers; `gone` is told of each that lived. An ack may come
+    /// twice, and in any order.
+    pub(crate) fn release(&mut self, range: SeqRange, mut gone: impl FnMut(Kind, Owner)) {
+        let from = self.first + self.records[self.first..].partition_point(|r| r.seq < range.first);
+        let mut index = from;
+        while let Some(record) = self.records.get(index).copied()
+            && record.seq <= range.last
+        {
+            if record.life != Life::Dead {
+                self.bury(index);
+                gone(record.kind, record.owner);
+            }
+            index += 1;
+        }
+        self.tidy();
+    }
+
+    /// All that is unacked goes again, in order: another hub, or another life of it, is there.
+    pub(crate) fn send_all_again(&mut self) {
+        for record in &mut self.records[self.first..] {
+            if record.life != Life::Dead {
+                record.life = Life::Unsent;
+            }
+        }
+        self.cursor = self.first;
+        self.again = Again::Never;
+    }
+
+    /// The number of the next record to send now, if any.
+    pub(crate) fn next(&mut self, now: Duration) -> Option<Seq> {
+        while let Some(record) = self.records.get(self.cursor) {
+            if record.life == Life::Unsent {
+                return Some(record.seq);
+            }
+            self.cursor += 1;
+        }
+        self.next_again(millis(now))
+    }
+
+    fn next_again(&mut self, now_ms: u64) -> Option<Seq> {
+        let (mut next, mut earliest_ms) = match self.again {
+            Again::Never => return None,
+            Again::At(ms) if ms > now_ms => return None,
+            Again::At(_) => (self.first, None),
+            Again::Walking { next, earliest_ms } => (next, earliest_ms),
+        };
+        while let Some(record) = self.records.get(next) {
+            if let Life::Sent { at_ms, again } = record.life {
+                let due = due_ms(at_ms, again);
+                if due <= now_ms {
+                    self.again = Again::Walking { next, earliest_ms };
+                    return Some(record.seq);
+                }
+                earliest_ms = Some(earliest_ms.map_or(due, |ms: u64| ms.min(due)));
+            }
+            next += 1;
+        }
+        self.again = earliest_ms.map_or(Again::Never, Again::At);
+        None
+    }
+
+    /// A record as it goes over the wire.
+    pub(crate) fn body(&self, seq: Seq) -> Option<&[u8]> {
+        let record = &self.records[self.index(seq)?];
+        Some(&self.arena[record.bytes()])
+    }
+
+    /// The record is in the socket's queue.
+    pub(crate) fn sent(&mut self, seq: Seq, now: Duration) {
+        let Some(index) = self.index(seq) else {
+            return; // acked meanwhile
+        };
+        let at_ms = millis(now);
+        let again = match self.records[index].life {
+            Life::Unsent | Life::Dead => 0,
+            Life::Sent { again, .. } => again.saturating_add(1).min(RESEND_DOUBLINGS),
+        };
+        self.records[index].life = Life::Sent { at_ms, again };
+        let due = due_ms(at_ms, again);
+        self.again = match self.again {
+            Again::Never => Again::At(due),
+            Again::At(ms) => Again::At(ms.min(due)),
+            Again::Walking { next, earliest_ms } => Again::Walking {
+                next,
+                earliest_ms: Some(earliest_ms.map_or(due, |ms| ms.min(due))),
+            },
+        };
+    }
+
+    /// When a record has to be sent again at the earliest.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        match self.again {
+            Again::Never => None,
+            Again::At(ms) => Some(Duration::from_millis(ms)),
+            Again::Walking { .. } => Some(Duration::ZERO),
+        }
+    }
+
+    /// Drops the whole output of one run: the oldest, or the one of `serial`. Gives whose it was
+    /// and how many records. Its `Finished`, if it is here, then says so.
+    pub(crate) fn evict_output(&mut self, serial: Option<u32>) -> Option<(Owner, u64)> {
+        let oldest = self.records[self.first..].iter().find(|record| {
+            record.life != Life::Dead
+                && record.kind == Kind::Chunk
+                && serial.is_none_or(|serial| record.owner.serial == serial)
+        });
+        let owner = oldest?.owner;
+        let mut dropped = 0;
+        for index in self.first..self.records.len() {
+            let record = self.records[index];
+            if record.life == Life::Dead || record.owner.serial != owner.serial {
+                continue;
+            }
+            match record.kind {
+                Kind::Chunk => {
+                    self.bury(index);
+                    dropped += 1;
+                }
+                // `output_dropped` is the last field, one byte.
+                Kind::Finished => self.arena[record.bytes().end - 1] = 1,
+                Kind::Missed => {}
+            }
+        }
+        self.tidy();
+        Some((owner, dropped))
+    }
+
+    /// Drops the oldest record that is not a chunk: the last resort.
+    pub(crate) fn evict_oldest(&mut self) -> Option<(Kind, Owner)> {
+        let index = (self.first..self.records.len()).find(|&index| {
+            let record = &self.records[index];
+            record.life != Life::Dead && record.kind != Kind::Chunk
+        })?;
+        let record = self.records[index];
+        self.bury(index);
+        self.tidy();
+        Some((record.kind, record.owner))
+    }
+
+    /// This outbox.
+    pub(crate) fn id(&self) -> OutboxId {
+        self.id
+    }
+
+    /// Bytes that can be appended beyond what is set aside.
+    pub(crate) fn free(&self) -> usize {
+        self.arena.len().saturating_sub(self.cost + self.reserved)
+    }
+
+    /// How many bytes it can hold.
+    pub(crate) fn size(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// How many records are not acked.
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether a record of this run is left.
+    pub(crate) fn holds(&self, serial: u32) -> bool {
+        self.records[self.first..]
+            .iter()
+            .any(|record| record.life != Life::Dead && record.owner.serial == serial)
+    }
+
+    /// The unacked `Finished` that belong to known runs, as they were encoded.
+    pub(crate) fn finished(&self) -> impl Iterator<Item = (Owner, &[u8])> {
+        self.records[self.first..]
+            .iter()
+            .filter(|record| record.life != Life::Dead && record.kind == Kind::Finished)
+            .map(|record| (record.owner, &self.arena[record.bytes()]))
+    }
+
+    /// The bytes of unacked reports.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        let live = &self.records[self.first..];
+        let at = live.binary_search_by_key(&seq, |record| record.seq).ok()?;
+        (live[at].life != Life::Dead).then_some(self.first + at)
+    }
+
+    fn bury(&mut self, index: usize) {
+        let record = &mut self.records[index];
+        record.life = Life::Dead;
+        self.live -= 1;
+        self.bytes -= usize::from(record.len);
+        self.cost -= usize::from(record.len).max(OUTBOX_RECORD);
+    }
+
+    /// Passes the dead at the front by, and begins anew where nothing lives.
+    fn tidy(&mut self) {
+        if self.live == 0 {
+            self.records.clear();
+            self.tail = 0;
+            self.first = 0;
+            self.cursor = 0;
+            self.again = Again::Never;
+            return;
+        }
+        while self.records.get(self.first).is_some_and(|record| record.life == Life::Dead) {
+            self.first += 1;
+        }
+        self.cursor = self.cursor.max(self.first);
+        if let Again::Walking { next, .. } = &mut self.again {
+            *next = (*next).max(self.first);
+        }
+    }
+
+    /// Moves what lives to the start.
+    fn compact(&mut self) {
+        let (mut kept, mut tail) = (0, 0);
+        let (mut cursor, mut walked) = (0, 0);
+        let walk = match self.again {
+            Again::Walking { next, .. } => next,
+            Again::Never | Again::At(_) => 0,
+        };
+        for index in self.first..self.records.len() {
+            let mut record = self.records[index];
+            if record.life == Life::Dead {
+                continue;
+            }
+            self.arena.copy_within(record.bytes(), tail);
+            record.at = tail as u32; // not larger than it was
+            tail += usize::from(record.len);
+            self.records[kept] = record;
+            kept += 1;
+            cursor += usize::from(index < self.cursor);
+            walked += usize::from(index < walk);
+        }
+        self.records.truncate(kept);
+        self.first = 0;
+        self.tail = tail;
+        self.cursor = cursor;
+        if let Again::Walking { next, .. } = &mut self.again {
+            *next = walked;
+        }
+    }
+}
+
+impl Record {
+    fn bytes(&self) -> Range<usize> {
+        let at = self.at as usize;
+        at..at + usize::from(self.len)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn due_ms(at_ms: u64, again: u8) -> u64 {
+    at_ms + (millis(RESEND) << again)
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldpost_wire::{Attempt, Missed, Output, RunId, UnixMillis};
+
+    use super::*;
+    use crate::limits::OUTBOX_LEAST;
+
+    const fn owner(serial: u32) -> Owner {
+        Owner { serial, known: 0, job: 0, tracked: false }
+    }
+
+    fn missed(count: u64) -> Report<'static> {
+        Report::Missed(Missed { entry: "e", from: UnixMillis(0), to: UnixMillis(0), count })
+    }
+
+    fn chunk(index: u32, bytes: &[u8]) -> Report<'_> {
+        Report::Output(Output { run: RunId([1; 16]), attempt: Attempt(1), index, bytes })
+    }
+
+    fn count_of(body: &[u8]) -> u64 {
+        match Report::decode(body).unwrap().1 {
+            Report::Missed(missed) => missed.count,
+            Report::Output(output) => output.index.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sends all that is due at `now`, and gives their counts.
+    fn drain(outbox: &mut Outbox, now: Duration) -> Vec<u64> {
+        std::iter::from_fn(|| {
+            let seq = outbox.next(now)?;
+            let count = count_of(outbox.body(seq).unwrap());
+            outbox.sent(seq, now);
+            Some(count)
+        })
+        .collect()
+    }
+
+    fn ack(outbox: &mut Outbox, first: u64, last: u64) -> usize {
+        let mut gone = 0;
+        outbox.release(SeqRange { first: Seq(first), last: Seq(last) }, |_, _| gone += 1);
+        gone
+    }
+
+    fn filled(count: u64) -> Outbox {
+        let mut outbox = Outbox::new(OutboxId([7; 16]), OUTBOX_LEAST);
+        for n in 1..=count {
+            outbox.append(&missed(n), owner(0), Kind::Missed).unwrap();
+        }
+        outbox
+    }
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn records_go_once_and_in_order_until_their_time_comes_again() {
+        let mut outbox = filled(3);
+        assert_eq!(drain(&mut outbox, s(0)), [1, 2, 3]);
+        assert_eq!(outbox.next_deadline(), Some(RESEND));
+        outbox.append(&missed(4), owner(0), Kind::Missed).unwrap();
+        assert_eq!(drain(&mut outbox, s(4)), [4]);
+        assert_eq!(drain(&mut outbox, s(9)), [0_u64; 0]);
+        assert_eq!(drain(&mut outbox, s(10)), [1, 2, 3]);
+        assert_eq!(drain(&mut outbox, s(14)), [4]);
+        assert_eq!(outbox.next_deadline(), Some(s(30)), "twice as long the second time");
+    }
+
+    #[test]
+    fn after_a_welcome_all_go_again_in_order() {
+        let mut outbox = filled(3);
+        drain(&mut outbox, s(0));
+        ack(&mut outbox, 2, 2);
+        outbox.send_all_again();
+        assert_eq!(drain(&mut outbox, s(1)), [1, 3]);
+    }
+
+    #[test]
+    fn acks_come_in_any_order_and_twice() {
+        let mut outbox = filled(5);
+        drain(&mut outbox, s(0));
+        assert_eq!(ack(&mut outbox, 4, 9), 2);
+        assert_eq!(ack(&mut outbox, 1, 2), 2);
+        assert_eq!(ack(&mut outbox, 1, 4), 1);
+        assert_eq!(ack(&mut outbox, 1, u64::MAX), 0);
+        assert_eq!(outbox.len(), 0);
+        assert_eq!(outbox.free(), OUTBOX_LEAST);
+        assert_eq!(outbox.next_deadline(), None);
+        assert_eq!(outbox.tail, 0, "it begins at its lowest address again");
+        outbox.append(&missed(6), owner(0), Kind::Missed).unwrap();
+        assert_eq!(outbox.next(s(1)), Some(Seq(6)), "numbers go on");
+    }
+
+    #[test]
+    fn it_is_full_by_records_and_by_bytes_and_works_again_after_an_ack() {
+        let most = (OUTBOX_LEAST / OUTBOX_RECORD) as u64;
+        let mut outbox = filled(most);
+        assert_eq!(outbox.append(&missed(0), owner(0), Kind::Missed), Err(Full));
+        ack(&mut outbox, 100, 100);
+        outbox.append(&missed(9), owner(0), Kind::Missed).unwrap();
+        assert_eq!(drain(&mut outbox, s(0)).len() as u64, most);
+
+        let big = [5; 16 * 1024];
+        let mut outbox = Outbox::new(OutboxId([7; 16]), OUTBOX_LEAST);
+        for index in 0..3 {
+            outbox.append(&chunk(index, &big), owner(1), Kind::Chunk).unwrap();
+        }
+        assert_eq!(outbox.append(&chunk(3, &big), owner(1), Kind::Chunk), Err(Full));
+        for n in 4..100 {
+            ack(&mut outbox, n - 3, n - 3);
+            outbox.append(&chunk(n as u32, &big), owner(1), Kind::Chunk).unwrap();
+            assert_eq!(count_of(outbox.body(Seq(n)).unwrap()), n);
+        }
+    }
+
+    #[test]
+    fn compaction_keeps_what_was_and_was_not_sent() {
+        let mut outbox = filled(10);
+        for _ in 0..4 {
+            let seq = outbox.next(s(0)).unwrap();
+            outbox.sent(seq, s(0));
+        }
+        for seq in [1, 3, 6] {
+            ack(&mut outbox, seq, seq);
+        }
+        outbox.compact();
+        assert_eq!(drain(&mut outbox, s(1)), [5, 7, 8, 9, 10]);
+        assert_eq!(drain(&mut outbox, s(10)), [2, 4]);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_there_when_it_is_needed() {
+        let mut outbox = Outbox::new(OutboxId([7; 16]), OUTBOX_LEAST);
+        outbox.reserve(OUTBOX_LEAST - 1000).unwrap();
+        assert_eq!(outbox.append(&chunk(0, &[0; 1000]), owner(1), Kind::Chunk), Err(Full));
+        assert_eq!(outbox.reserve(1001), Err(Full));
+        outbox.unreserve(1000);
+        outbox.append(&chunk(0, &[0; 1000]), owner(1), Kind::Chunk).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_output_goes_whole_and_its_result_says_so() {
+        use fieldpost_wire::{Cause, Clock, Exit, Finished, Status};
+        let finished = |output_dropped| {
+            Report::Finished(Finished {
+                run: RunId([1; 16]),
+                attempt: Attempt(1),
+                job: "j",
+                cause: Cause::Trigger,
+                status: Status::Ok,
+                exit: Exit::Code(0),
+                started: UnixMillis(1),
+                started_boot_ms: 2,
+                clock: Clock::Trusted,
+                duration_us: 3,
+                chunks: 2,
+                bytes: 2,
+                crc32c: 4,
+                stderr: b"",
+                note: "",
+                peak_rss_kib: 5,
+                cpu_us: 6,
+                truncated: false,
+                output_dropped,
+            })
+        };
+        let mut outbox = filled(1);
+        for (serial, index) in [(1, 0), (2, 0), (1, 1)] {
+            outbox.append(&chunk(index, b"x"), owner(serial), Kind::Chunk).unwrap();
+        }
+        outbox.append(&finished(false), owner(1), Kind::Finished).unwrap();
+        assert_eq!(outbox.evict_output(None), Some((owner(1), 2)));
+        assert_eq!(outbox.len(), 3);
+        let body = outbox.body(Seq(5)).unwrap();
+        assert_eq!(Report::decode(body).unwrap().1, finished(true));
+        assert_eq!(outbox.evict_output(Some(1)), None);
+        assert_eq!(outbox.evict_output(None), Some((owner(2), 1)));
+        assert_eq!(outbox.evict_oldest(), Some((Kind::Missed, owner(0))));
+        assert_eq!(outbox.evict_oldest(), Some((Kind::Finished, owner(1))));
+        assert_eq!(outbox.evict_oldest(), None);
+    }
+}
