@@ -1,1 +1,719 @@
+//! The core through its door, with the store's model behind it.
 
+use std::time::Duration;
+
+use fieldpost_wire::{
+    Attempt, Cause, Clock, Command, Exit, Finished, Hello, HubId, JobOffer, List, OutboxId,
+    Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State, Status, Tag,
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{Client, Limits, Retention, Role, Selector};
+use crate::store::memory::Memory;
+use crate::store::{Outcome, Store};
+
+const A: &str = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7";
+const B: &str = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID";
+const WALL: u64 = 1_800_000_000_000;
+
+/// What was sent.
+#[derive(Debug, Default)]
+struct Sent {
+    commands: Vec<(String, Vec<u8>)>,
+    events: Vec<(String, Value)>,
+    replies: Vec<Value>,
+    cuts: Vec<String>,
+}
+
+impl Sent {
+    fn kinds(&self) -> Vec<&'static str> {
+        self.commands
+            .iter()
+            .map(|(_, body)| match Command::decode(body).unwrap() {
+                Command::Trigger(_) => "trigger",
+                Command::Cancel(_) => "cancel",
+                Command::Query(_) => "query",
+                Command::Schedule(_) => "schedule",
+                Command::Ack(_) => "ack",
+                Command::Welcome(_) => "welcome",
+                Command::Beacon(_) => "beacon",
+            })
+            .collect()
+    }
+
+    fn reply(&self) -> &Value {
+        assert_eq!(self.replies.len(), 1, "{self:?}");
+        &self.replies[0]
+    }
+
+    fn code(&self) -> &str {
+        self.reply()["error"]["code"].as_str().unwrap_or("ok")
+    }
+}
+
+struct World {
+    hub: Hub,
+    store: Memory,
+    moment: u64,
+    /// Commits are done by hand.
+    held: bool,
+}
+
+fn settings() -> Settings {
+    Settings {
+        name: "hub".parse().unwrap(),
+        version: "0",
+        start: StartId([1; 16]),
+        seed: 7,
+        retention: Retention { age: Duration::from_secs(86_400), size: 1 << 40 },
+        limits: Limits { pending_nodes: 2 },
+        clients: Vec::new(),
+        #[cfg(feature = "planted-bugs")]
+        bugs: Bugs::default(),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(settings(), Memory::new(Identity { hub: HubId([9; 16]), epoch: 5 }), 1_000)
+    }
+
+    fn with(settings: Settings, mut store: Memory, moment: u64) -> Self {
+        let restored = store.restore().unwrap();
+        let hub = Hub::new(settings, restored, Self::at(moment));
+        Self { hub, store, moment, held: false }
+    }
+
+    /// A world with the node `gw` (key A), which said Hello and offers `job` and `ping`.
+    fn with_node() -> Self {
+        let mut world = Self::new();
+        world.ask(json!({ "op": "nodes.accept", "key": A, "node": "gw", "groups": ["berlin"] }));
+        world.report(A, None, &hello(&mut [0; 256], 1));
+        world
+    }
+
+    fn restart(self) -> Self {
+        Self::with(settings(), self.store, self.moment)
+    }
+
+    fn at(moment: u64) -> Now {
+        Now { moment: Moment(moment), wall: UnixMillis(WALL + moment) }
+    }
+
+    fn now(&self) -> Now {
+        Self::at(self.moment)
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Sent {
+        self.hub.handle(self.now(), input);
+        self.drain()
+    }
+
+    fn drain(&mut self) -> Sent {
+        let mut sent = Sent::default();
+        loop {
+            while let Some(output) = self.hub.poll_output() {
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                let json = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap();
+                match output {
+                    Output::Publish { topic, body } => {
+                        sent.commands.push((text(topic), body.to_vec()));
+                    }
+                    Output::Event { topic, json: body, .. } => {
+                        sent.events.push((text(topic), json(body)));
+                    }
+                    Output::Reply { json: body, .. } => sent.replies.push(json(body)),
+                    Output::Cut { key } => sent.cuts.push(key.to_owned()),
+                }
+            }
+            if self.held {
+                return sent;
+            }
+            let Some(batch) = self.hub.take_batch() else { return sent };
+            let outcome = self.store.commit(&batch);
+            self.hub.handle(self.now(), Input::Committed { batch, outcome });
+        }
+    }
+
+    fn commit(&mut self) -> Sent {
+        self.held = false;
+        let sent = self.drain();
+        self.held = true;
+        sent
+    }
+
+    fn ask(&mut self, request: Value) -> Sent {
+        self.ask_as(Who::Local, request)
+    }
+
+    fn ask_as(&mut self, who: Who<'_>, mut request: Value) -> Sent {
+        request["id"] = 1.into();
+        let frame = request.to_string();
+        self.handle(Input::Request { who, peer: b"p", frame: frame.as_bytes() })
+    }
+
+    fn report(&mut self, key: &str, seq: Option<u64>, report: &Report<'_>) -> Sent {
+        let tag = seq.map(|seq| Tag { outbox: OutboxId([3; 16]), seq: Seq(seq) });
+        let mut room = [0; 4096];
+        let body = report.encode(tag, &mut room).unwrap();
+        self.handle(Input::Report { key, body })
+    }
+
+    /// Lets time pass, tick by tick.
+    fn pass(&mut self, ms: u64) -> Sent {
+        let end = self.moment + ms;
+        let mut all = Sent::default();
+        while let Some(Moment(at)) = self.hub.next_deadline().filter(|at| at.0 <= end) {
+            self.moment = self.moment.max(at);
+            let mut sent = self.handle(Input::Tick);
+            all.commands.append(&mut sent.commands);
+            all.replies.append(&mut sent.replies);
+            all.events.append(&mut sent.events);
+        }
+        self.moment = end;
+        all
+    }
+
+    fn submit(&mut self) -> (RunId, Sent) {
+        let sent = self.ask(json!({
+            "op": "submit", "job": "job", "select": { "all": true }, "ttl_ms": 60_000,
+        }));
+        (self.run(), sent)
+    }
+
+    fn run(&self) -> RunId {
+        self.hub.nodes.get(NodeId(1)).open[0]
+    }
+
+    fn state(&mut self, run: RunId, state: RunState<'_>) -> Sent {
+        self.report(A, None, &Report::State(State { run, attempt: Attempt(1), state }))
+    }
+
+    fn outcomes(&self) -> Vec<(Outcome, Source)> {
+        self.store.results().map(|(record, _)| (record.outcome, record.source)).collect()
+    }
+
+    fn watch(&mut self, topic: &str) {
+        assert!(self.hub.may_watch(self.now(), Who::Local, topic.as_bytes()));
+    }
+}
+
+use crate::store::Source;
+
+fn hello(room: &mut [u8], start: u8) -> Report<'_> {
+    let jobs = ["job", "ping"].map(|name| JobOffer { name, rerun: false });
+    Report::Hello(Hello {
+        start: StartId([start; 16]),
+        node: "gw",
+        agent: "0.1",
+        groups: List::empty(),
+        jobs: List::encode(room, jobs).unwrap(),
+        partial: false,
+        schedule: ScheduleVersion::default(),
+        outboxes: List::empty(),
+    })
+}
+
+fn finished(run: RunId, status: Status, chunks: u32) -> Report<'static> {
+    Report::Finished(Finished {
+        run,
+        attempt: Attempt(1),
+        job: "job",
+        cause: Cause::Trigger,
+        status,
+        exit: Exit::Code(0),
+        started: UnixMillis(WALL),
+        started_boot_ms: 1,
+        clock: Clock::Trusted,
+        duration_us: 2,
+        chunks,
+        bytes: 0,
+        crc32c: 0,
+        stderr: &[],
+        note: "",
+        peak_rss_kib: 3,
+        cpu_us: 4,
+        truncated: false,
+        output_dropped: false,
+    })
+}
+
+#[test]
+fn a_trigger_leaves_at_once_and_its_reply_follows_the_commit() {
+    let mut world = World::with_node();
+    world.held = true;
+    let (run, sent) = world.submit();
+    assert_eq!(sent.kinds(), ["trigger"]);
+    assert_eq!(sent.commands[0].0, "n/gw/");
+    assert!(sent.replies.is_empty());
+    let sent = world.commit();
+    assert_eq!(sent.reply()["ok"], true);
+    assert_eq!(sent.reply()["run_id"], run.to_string());
+    assert_eq!(sent.reply()["nodes"], json!(["gw"]));
+}
+
+#[test]
+fn a_result_is_told_at_once_and_acked_after_its_commit() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.watch(&format!("run/{run}/"));
+    world.watch("job/job/");
+    world.held = true;
+    let sent = world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    assert_eq!(sent.events.len(), 2);
+    assert_eq!(sent.events[0].1["status"], "ok");
+    assert_eq!(sent.events[0].1["durable"], false);
+    assert!(sent.commands.is_empty(), "no ack yet");
+    assert_eq!(world.commit().kinds(), ["ack"]);
+    assert_eq!(world.outcomes(), [(Outcome::Ok, Source::Node)]);
+    let sent = world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    assert!(sent.commands.is_empty());
+    assert_eq!(world.commit().kinds(), ["ack"], "each copy is acked");
+    assert_eq!(world.outcomes().len(), 1, "and stored once");
+}
+
+#[test]
+fn acks_of_a_batch_are_ranges() {
+    let mut world = World::with_node();
+    world.held = true;
+    for seq in [1, 2, 3, 7, 5, 3] {
+        let run = RunId::v7(UnixMillis(WALL), [u8::try_from(seq).unwrap(); 10]);
+        world.report(A, Some(seq), &finished(run, Status::Ok, 0));
+    }
+    let sent = world.commit();
+    let Command::Ack(ack) = Command::decode(&sent.commands[0].1).unwrap() else { panic!() };
+    let ranges: Vec<_> = ack.ranges.iter().map(|r| (r.first.0, r.last.0)).collect();
+    assert_eq!(ranges, [(1, 3), (3, 3), (5, 5), (7, 7)]);
+}
+
+#[test]
+fn a_submit_repeated_is_one_run_and_another_content_a_conflict() {
+    let mut world = World::with_node();
+    let run = RunId::v7(UnixMillis(WALL), [4; 10]);
+    let submit = |job: &str| json!({
+        "op": "submit", "run_id": run, "job": job, "select": { "nodes": ["gw"] },
+    });
+    assert_eq!(world.ask(submit("job")).reply()["repeated"], false);
+    let sent = world.ask(submit("job"));
+    assert_eq!(sent.reply()["repeated"], true);
+    assert!(sent.commands.is_empty());
+    assert_eq!(world.ask(submit("ping")).code(), "conflict");
+    let mut world = world.restart();
+    assert_eq!(world.ask(submit("job")).reply()["repeated"], true);
+    let old = RunId::v7(UnixMillis(WALL - 90_000_000), [4; 10]);
+    let mut late = submit("job");
+    late["run_id"] = old.to_string().into();
+    assert_eq!(world.ask(late).code(), "too_old");
+}
+
+#[test]
+fn what_can_not_be_triggered_is_said_with_a_hint() {
+    let mut world = World::with_node();
+    let submit = |job: &str, select: Value| json!({ "op": "submit", "job": job, "select": select });
+    let sent = world.ask(submit("jbo", json!({ "all": true })));
+    assert_eq!(sent.code(), "unknown_job");
+    assert!(sent.reply()["error"]["message"].as_str().unwrap().contains("offered: job, ping"));
+    let sent = world.ask(submit("job", json!({ "nodes": ["gwx"] })));
+    assert_eq!(sent.code(), "unknown_node");
+    let sent = world.ask(submit("job", json!({ "groups": ["paris"] })));
+    assert_eq!(sent.code(), "unknown_group");
+    assert!(sent.reply()["error"]["message"].as_str().unwrap().contains("berlin"));
+    assert_eq!(world.ask(submit("job", json!({ "nodes": [] }))).code(), "bad_request");
+    assert_eq!(world.ask(json!({ "op": "sbumit" })).code(), "unknown_op");
+    let sent = world.handle(Input::Request { who: Who::Local, peer: b"p", frame: b"{" });
+    assert_eq!(sent.reply()["id"], Value::Null);
+}
+
+#[test]
+fn a_trigger_is_published_again_until_it_is_answered() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    let sent = world.pass(10_000);
+    assert_eq!(sent.kinds().iter().filter(|kind| **kind == "trigger").count(), 3);
+    world.state(run, RunState::Accepted { longest_ms: 60_000 });
+    let sent = world.pass(10_000);
+    assert!(!sent.kinds().contains(&"trigger"));
+    assert_eq!(world.store.restore().unwrap().triggers[0].progress.len(), 1, "written down");
+}
+
+#[test]
+fn nobody_took_it_by_the_deadline_so_it_expired() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    let sent = world.pass(64_000);
+    assert!(sent.kinds().contains(&"query"), "the node is up: it is asked");
+    assert_eq!(world.outcomes(), [(Outcome::Expired, Source::Hub)]);
+    world.watch(&format!("run/{run}/"));
+    let sent = world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    assert_eq!(sent.events[0].1["revised"], true);
+    let sent = world.ask(json!({ "op": "runs", "run_id": run }));
+    let row = &sent.reply()["nodes"][0]["result"];
+    assert_eq!((&row["status"], &row["revised"]), (&json!("ok"), &json!(true)));
+    assert_eq!((&sent.reply()["ok"], &sent.reply()["final"]), (&json!(true), &json!(true)));
+}
+
+#[test]
+fn a_run_is_lost_only_when_its_time_is_over_and_its_node_silent() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.state(run, RunState::Running { longest_ms: 20_000 });
+    let sent = world.pass(40_000);
+    assert!(sent.kinds().contains(&"query"), "its time is over, but the node was heard");
+    assert!(world.outcomes().is_empty());
+    world.pass(200_000);
+    assert_eq!(world.outcomes(), [(Outcome::Lost, Source::Hub)]);
+}
+
+#[test]
+fn a_run_whose_result_is_on_its_way_is_not_lost() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.state(run, RunState::Running { longest_ms: 20_000 });
+    world.state(run, RunState::Coming);
+    world.pass(3_600_000);
+    assert!(world.outcomes().is_empty());
+    world.report(A, Some(1), &finished(run, Status::Failed, 0));
+    assert_eq!(world.outcomes(), [(Outcome::Failed, Source::Node)]);
+}
+
+#[test]
+fn a_node_that_comes_back_with_another_start_is_asked() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.state(run, RunState::Running { longest_ms: 60_000 });
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome"], "the same start");
+    let sent = world.report(A, None, &hello(&mut [0; 256], 2));
+    assert_eq!(sent.kinds(), ["welcome", "query"]);
+    world.state(run, RunState::Unknown);
+    assert_eq!(world.outcomes(), [(Outcome::Lost, Source::Hub)]);
+}
+
+#[test]
+fn a_hello_brings_what_is_open_at_once() {
+    let mut world = World::with_node();
+    world.submit();
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome", "trigger"]);
+}
+
+#[test]
+fn two_agents_with_one_key_are_quarantined() {
+    let mut world = World::with_node();
+    world.report(A, None, &hello(&mut [0; 256], 2));
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome"], "a late copy of the older Hello means nothing");
+    let sent = world.pass(6_000);
+    let probe = sent.commands.iter().any(|(topic, body)| {
+        topic == "n/gw/" && matches!(Command::decode(body), Ok(Command::Beacon(_)))
+    });
+    assert!(probe, "is the older one still alive?");
+    world.report(A, None, &hello(&mut [0; 256], 1));
+    let sent = world.ask(json!({ "op": "nodes.show", "node": "gw" }));
+    assert_eq!(sent.reply()["node"]["state"], "quarantined");
+    let submit = json!({ "op": "submit", "job": "job", "select": { "nodes": ["gw"] } });
+    assert_eq!(world.ask(submit.clone()).code(), "node_quarantined");
+    let mut world = world.restart();
+    assert_eq!(world.ask(submit.clone()).code(), "node_quarantined");
+    world.ask(json!({ "op": "nodes.accept", "key": A, "node": "gw" }));
+    assert_eq!(world.ask(submit).code(), "ok");
+}
+
+#[test]
+fn a_cancel_is_repeated_until_the_run_is_final() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.state(run, RunState::Running { longest_ms: 60_000 });
+    let sent = world.ask(json!({ "op": "cancel", "run_id": run }));
+    assert_eq!(sent.kinds(), ["cancel"]);
+    assert_eq!(sent.reply()["count"], 1);
+    assert!(world.pass(10_000).kinds().contains(&"cancel"));
+    world.report(A, Some(1), &finished(run, Status::Cancelled, 0));
+    assert!(!world.pass(10_000).kinds().contains(&"cancel"));
+    let sent = world.ask(json!({ "op": "cancel", "run_id": run }));
+    assert_eq!(sent.reply()["count"], 0);
+}
+
+#[test]
+fn who_waits_for_a_run_is_answered_when_it_is_final_and_stored() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    let wait = json!({ "op": "runs", "run_id": run, "until": "final", "wait_ms": 5_000 });
+    assert!(world.ask(wait.clone()).replies.is_empty());
+    world.held = true;
+    assert!(world.report(A, Some(1), &finished(run, Status::Ok, 0)).replies.is_empty());
+    let sent = world.commit();
+    assert_eq!(sent.reply()["final"], true);
+    assert_eq!(sent.reply()["nodes"][0]["result"]["status"], "ok");
+    world.held = false;
+    assert_eq!(world.ask(wait).reply()["final"], true, "it is over: no waiting");
+    let (run, _) = world.submit();
+    let wait = json!({ "op": "runs", "run_id": run, "until": "final", "wait_ms": 5_000 });
+    world.ask(wait);
+    let sent = world.pass(5_000);
+    assert_eq!(sent.reply()["final"], false);
+    assert_eq!(sent.reply()["nodes"][0]["state"], "waiting");
+}
+
+fn chunk(run: RunId, index: u32) -> Report<'static> {
+    Report::Output(OutputReport { run, attempt: Attempt(1), index, bytes: b"some output" })
+}
+
+#[test]
+fn a_run_is_complete_with_its_last_chunk_across_a_restart() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &chunk(run, 0));
+    let mut world = world.restart();
+    world.report(A, Some(3), &finished(run, Status::Ok, 2));
+    assert!(world.outcomes().is_empty());
+    let sent = world.ask(json!({ "op": "output", "run_id": run, "node": "gw" }));
+    assert_eq!(sent.reply()["complete"], false);
+    assert_eq!(sent.reply()["next"], 1);
+    let mut world = world.restart();
+    world.report(A, Some(2), &chunk(run, 1));
+    assert_eq!(world.outcomes(), [(Outcome::Ok, Source::Node)]);
+    let sent = world.ask(json!({ "op": "output", "run_id": run, "node": "gw", "from": 1 }));
+    assert_eq!(sent.reply()["complete"], true);
+    assert_eq!(sent.reply()["next"], Value::Null);
+    let sent = world.ask(json!({ "op": "runs", "run_id": run }));
+    assert_eq!(sent.reply()["final"], true);
+    // A late copy changes nothing.
+    assert_eq!(world.report(A, Some(3), &finished(run, Status::Ok, 2)).kinds(), ["ack"]);
+    assert_eq!(world.outcomes().len(), 1);
+}
+
+#[test]
+fn a_reliable_report_that_can_not_be_read_is_kept_and_acked() {
+    let mut world = World::with_node();
+    let mut body = vec![1, 1];
+    body.extend([3; 16]);
+    body.extend([9, 250, 1, 2]);
+    let sent = world.handle(Input::Report { key: A, body: &body });
+    assert_eq!(sent.kinds(), ["ack"]);
+    assert_eq!(world.handle(Input::Report { key: A, body: b"\x01\x00\xff" }).kinds().len(), 0);
+    let sent = world.ask(json!({ "op": "status" }));
+    assert_eq!(sent.reply()["reports"]["unreadable"], 1);
+    assert_eq!(sent.reply()["reports"]["bad"], 1);
+}
+
+#[test]
+fn while_the_disk_is_full_nothing_is_acked_and_then_all_of_it() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.store.fail(Some("no space"));
+    assert!(world.report(A, Some(1), &finished(run, Status::Ok, 0)).commands.is_empty());
+    let submit = json!({ "op": "submit", "job": "job", "select": { "all": true } });
+    let sent = world.ask(submit.clone());
+    assert_eq!(sent.code(), "store_unavailable");
+    assert!(sent.commands.is_empty());
+    assert_eq!(world.ask(json!({ "op": "status" })).reply()["store"]["state"], "failing");
+    assert!(world.pass(3_000).commands.iter().all(|(topic, _)| topic == "all/"));
+    world.store.fail(None);
+    assert!(world.pass(2_000).kinds().contains(&"ack"));
+    assert_eq!(world.outcomes(), [(Outcome::Ok, Source::Node)]);
+    assert_eq!(world.ask(submit).code(), "ok");
+}
+
+#[test]
+fn what_was_asked_of_a_store_that_then_fails_is_answered() {
+    let mut world = World::with_node();
+    world.held = true;
+    world.submit();
+    world.store.fail(Some("no space"));
+    assert_eq!(world.commit().code(), "store_unavailable");
+    assert!(world.hub.is_idle() || world.hub.next_deadline().is_some());
+}
+
+#[test]
+fn an_unknown_key_waits_is_accepted_and_revoked() {
+    let mut world = World::new();
+    let door = |world: &mut World, door| world.hub.admit(world.now(), door, B);
+    assert_eq!(door(&mut world, Door::Triggers), Verdict::Later);
+    assert_eq!(door(&mut world, Door::Results), Verdict::Welcome);
+    assert_eq!(door(&mut world, Door::Clients), Verdict::No);
+    let sent = world.report(B, None, &hello(&mut [0; 256], 1));
+    assert!(sent.commands.is_empty(), "it hears nothing");
+    let sent = world.ask(json!({ "op": "nodes" }));
+    assert_eq!(sent.reply()["pending"][0]["key"], B);
+    assert_eq!(sent.reply()["pending"][0]["claims"], "gw");
+    let accept = json!({ "op": "nodes.accept", "key": B, "node": "gw" });
+    assert_eq!(world.ask(accept).code(), "ok");
+    assert_eq!(door(&mut world, Door::Triggers), Verdict::Welcome);
+    assert!(!world.hub.may_subscribe(world.now(), B, b"n/other/"));
+    assert!(!world.hub.may_subscribe(world.now(), B, b"n/"));
+    assert!(world.hub.may_subscribe(world.now(), B, b"all/"));
+    assert!(world.hub.may_subscribe(world.now(), B, b"n/gw/"));
+    assert_eq!(world.drain().kinds(), ["beacon"]);
+    let sent = world.report(B, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome"]);
+    let sent = world.ask(json!({ "op": "nodes.revoke", "node": "gw" }));
+    assert_eq!(sent.cuts, [B]);
+    assert_eq!(door(&mut world, Door::Results), Verdict::No);
+    assert!(world.report(B, None, &hello(&mut [0; 256], 1)).commands.is_empty());
+    let mut world = world.restart();
+    assert_eq!(door(&mut world, Door::Results), Verdict::No);
+    let sent = world.ask(json!({ "op": "audit" }));
+    assert_eq!(sent.reply()["entries"][0]["what"], "nodes.revoke");
+    assert_eq!(sent.reply()["entries"][1]["who"], "local");
+}
+
+#[test]
+fn an_old_key_is_good_until_its_overlap_is_over() {
+    let mut world = World::with_node();
+    let rekey = json!({ "op": "nodes.rekey", "node": "gw", "key": B, "overlap_ms": 60_000 });
+    assert_eq!(world.ask(rekey).code(), "ok");
+    assert_eq!(world.report(A, None, &hello(&mut [0; 256], 1)).kinds(), ["welcome"]);
+    assert_eq!(world.report(B, None, &hello(&mut [0; 256], 1)).kinds(), ["welcome"]);
+    world.pass(70_000);
+    assert!(world.report(A, None, &hello(&mut [0; 256], 1)).commands.is_empty());
+    assert_eq!(world.report(B, None, &hello(&mut [0; 256], 1)).kinds(), ["welcome"]);
+}
+
+#[test]
+fn schedules_are_merged_and_handed_over() {
+    let mut world = World::with_node();
+    let entry = |id: &str, every: u64| json!({ "id": id, "job": "job", "every_ms": every });
+    let set = |select: Value, entries: Value| json!({
+        "op": "schedule.set", "select": select, "entries": entries,
+    });
+    let sent = world.ask(set(json!({ "all": true }), json!([entry("a", 1_000), entry("b", 1_000)])));
+    assert_eq!(sent.kinds(), ["schedule"]);
+    let sent = world.ask(set(json!({ "nodes": ["gw"] }), json!([entry("a", 5_000)])));
+    let Command::Schedule(schedule) = Command::decode(&sent.commands[0].1).unwrap() else {
+        panic!()
+    };
+    let every: Vec<_> = schedule.entries.iter().map(|e| (e.id, e.when)).collect();
+    use fieldpost_wire::When;
+    assert_eq!(every, [("a", When::EveryMs(5_000)), ("b", When::EveryMs(1_000))]);
+    assert_eq!(schedule.version, ScheduleVersion { epoch: 5, counter: schedule.version.counter });
+    let sent = world.ask(set(json!({ "groups": ["nobody"] }), json!([entry("c", 1_000)])));
+    assert!(sent.commands.is_empty(), "it is none of this node's");
+    let bad = set(json!({ "all": true }), json!([{ "id": "a", "job": "job" }]));
+    assert_eq!(world.ask(bad).code(), "bad_request");
+    let mut world = world.restart();
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome", "schedule"]);
+    world.ask(json!({ "op": "schedule.clear", "select": { "nodes": ["gw"] } }));
+    let sent = world.ask(json!({ "op": "schedule.get" }));
+    assert_eq!(sent.reply()["schedules"].as_array().unwrap().len(), 2);
+}
+
+fn client(role: Role, jobs: Option<&str>, selectors: Option<Selector>) -> Client {
+    Client {
+        name: "airflow".parse().unwrap(),
+        key: B.parse().unwrap(),
+        role,
+        jobs: jobs.map(|job| vec![job.parse().unwrap()]),
+        selectors: selectors.map(|selector| vec![selector]),
+    }
+}
+
+#[test]
+fn a_client_does_what_its_role_jobs_and_selectors_allow() {
+    let mut world = World::with_node();
+    let reload = |world: &mut World, client: Client| {
+        let retention = world.hub.settings.retention;
+        world.handle(Input::Reloaded { clients: vec![client], retention })
+    };
+    let who = Who::Key(B);
+    let submit = |job: &str| json!({ "op": "submit", "job": job, "select": { "all": true } });
+    assert_eq!(world.ask_as(who, submit("job")).code(), "not_allowed", "nobody knows it");
+    reload(&mut world, client(Role::Read, None, None));
+    assert_eq!(world.ask_as(who, submit("job")).code(), "not_allowed");
+    let sent = reload(&mut world, client(Role::Trigger, Some("ping"), None));
+    assert_eq!(sent.cuts, [B], "its rights are others now");
+    assert_eq!(world.ask_as(who, submit("job")).code(), "not_allowed");
+    assert_eq!(world.ask_as(who, submit("ping")).code(), "ok");
+    assert_eq!(world.ask_as(who, json!({ "op": "nodes.revoke", "node": "gw" })).code(), "not_allowed");
+    assert!(world.hub.may_watch(world.now(), who, b"job/ping/"));
+    assert!(!world.hub.may_watch(world.now(), who, b"job/job/"));
+    assert!(!world.hub.may_watch(world.now(), who, b"job/"));
+    assert!(!world.hub.may_watch(world.now(), who, b"node/gw/"));
+    let elsewhere = Selector::Group("paris".parse().unwrap());
+    reload(&mut world, client(Role::Trigger, None, Some(elsewhere)));
+    assert_eq!(world.ask_as(who, submit("ping")).code(), "not_allowed");
+    let sent = world.ask_as(who, json!({ "op": "nodes" }));
+    assert_eq!(sent.reply()["nodes"], json!([]));
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let sent = world.ask_as(who, json!({ "op": "results" }));
+    assert_eq!(sent.reply()["results"], json!([]));
+    assert_eq!(world.ask_as(who, json!({ "op": "runs", "run_id": run })).code(), "not_allowed");
+}
+
+#[test]
+fn results_are_read_from_a_cursor_and_waited_for() {
+    let mut world = World::with_node();
+    let poll = |after: u64| json!({ "op": "results", "after": after, "wait_ms": 5_000 });
+    assert!(world.ask(poll(0)).replies.is_empty());
+    let (run, _) = world.submit();
+    let sent = world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    assert_eq!(sent.reply()["results"][0]["run_id"], run.to_string());
+    assert_eq!(sent.reply()["next"], 1);
+    assert!(world.ask(poll(1)).replies.is_empty());
+    let sent = world.pass(5_000);
+    assert_eq!(sent.reply()["results"], json!([]));
+    let commit = json!({ "op": "results.commit", "consumer": "etl", "offset": 1 });
+    assert_eq!(world.ask(commit).code(), "ok");
+    let mut world = world.restart();
+    let sent = world.ask(json!({ "op": "results", "consumer": "etl" }));
+    assert_eq!(sent.reply()["results"], json!([]));
+    assert_eq!(sent.reply()["newest"], 1);
+    let ahead = json!({ "op": "results.commit", "consumer": "etl", "offset": 9 });
+    assert_eq!(world.ask(ahead).code(), "bad_request");
+}
+
+#[test]
+fn an_open_trigger_goes_on_after_a_restart_of_the_hub() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    let mut world = world.restart();
+    assert_eq!(world.run(), run);
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome", "trigger"]);
+    world.state(run, RunState::Running { longest_ms: 60_000 });
+    world.pass(2_000);
+    let mut world = world.restart();
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome", "query"], "it was taken: it is asked about");
+    world.state(run, RunState::Coming);
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let mut world = world.restart();
+    assert!(world.hub.nodes.get(NodeId(1)).open.is_empty());
+    let sent = world.ask(json!({ "op": "runs" }));
+    assert_eq!(sent.reply()["runs"][0]["ok"], 1);
+    assert_eq!(sent.reply()["runs"][0]["open"], 0);
+}
+
+#[test]
+fn a_rejected_copy_is_final_until_the_node_says_otherwise() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    let detail = "bus: \"x\"";
+    world.state(run, RunState::Rejected { reason: fieldpost_wire::Reason::BadArgument, detail });
+    assert_eq!(world.outcomes(), [(Outcome::Rejected, Source::Hub)]);
+    let sent = world.ask(json!({ "op": "runs", "run_id": run }));
+    let row = &sent.reply()["nodes"][0]["result"];
+    assert_eq!(row["note"], "bad argument: bus: \"x\"");
+    assert_eq!(row["inferred"], false);
+}
+
+#[test]
+fn reports_are_not_read_while_a_batch_is_full() {
+    let mut world = World::with_node();
+    world.held = true;
+    let mut n = 0u64;
+    while world.hub.may_read_reports() {
+        n += 1;
+        let mut random = [0; 10];
+        random[..8].copy_from_slice(&n.to_be_bytes());
+        let run = RunId::v7(UnixMillis(WALL + n), random);
+        world.report(A, Some(n), &finished(run, Status::Ok, 0));
+    }
+    assert_eq!(n, 16_384);
+    world.commit();
+    assert!(world.hub.may_read_reports());
+    assert_eq!(world.store.results().count(), 16_384);
+}
