@@ -55,7 +55,7 @@ tests: ## all tests but the long ones
 
 .PHONY: docs
 docs: ## rustdoc; warnings are errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
 
 .PHONY: deny
 deny: $(DENY) ## licences, sources and banned crates
