@@ -156,7 +156,7 @@ struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
-    /// Make a key pair for a client and print the [[client]] block to paste
+    /// Make a key pair for a client and print the block to paste into hub.toml
     #[command(after_help = "\
 Examples:
   fieldpost key new --out ~/.config/fieldpost/client.key --name alice --role admin
