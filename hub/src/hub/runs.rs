@@ -499,6 +499,14 @@ impl Hub {
             Some(record) => self.head(record),
             None => serde_json::json!({ "run_id": first }),
         };
+        // At the top `ok` is the envelope's.
+        if let Some(fields) = fields.as_object_mut() {
+            let tally = ["ok", "failed", "open"]
+                .into_iter()
+                .filter_map(|name| Some((name.to_owned(), fields.remove(name)?)))
+                .collect::<serde_json::Map<_, _>>();
+            fields.insert("tally".to_owned(), tally.into());
+        }
         fields["final"] = trigger.as_ref().is_none_or(|t| t.closed.is_some()).into();
         fields["nodes"] = serde_json::to_value(rows).unwrap_or_default();
         fields["next"] = next.into();
