@@ -11,6 +11,7 @@
 //! | schedule: body 60 KiB, 64 entries × 0.5 KiB | 92 KiB |
 //! | journal: being written 64 KiB | 64 KiB |
 //! | answers 128 × (64 B + detail 256 B), scratch 2 × 60 KiB | 160 KiB |
+//! | I/O: what programs write, what built-in jobs write, their JSON (16 KiB each), a stack for starting programs | 80 KiB |
 //!
 //! All of it is untouched, and so takes no memory, until there is that much to hold; what was
 //! used once is used again from its lowest address on.
