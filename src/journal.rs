@@ -96,7 +96,7 @@ impl Journal {
 
     /// Whether it has grown so much that it is to be written anew.
     pub(crate) fn wants_replacing(&self) -> bool {
-        self.replace || self.grown > JOURNAL_GROWTH.max(self.base)
+        self.grown > JOURNAL_GROWTH.max(self.base)
     }
 
     /// Begins anew with `records`: all that must be remembered. What was not handed out yet is
@@ -110,6 +110,11 @@ impl Journal {
         self.replace = true;
         self.base = self.pending.len();
         self.grown = 0;
+    }
+
+    /// Whether there is something to write.
+    pub(crate) fn has_output(&self) -> bool {
+        self.replace || (!self.handed_out && !self.pending.is_empty())
     }
 
     /// The bytes to write next, and whether they replace the file.

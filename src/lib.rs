@@ -17,3 +17,5 @@ mod journal;
 mod trigger;
 mod run;
 mod schedule;
+mod push;
+mod heartbeat;

@@ -196,6 +196,18 @@ impl Link {
         }
     }
 
+    /// The socket has room for the `Hello` that found none.
+    pub(crate) fn hello_now(&mut self, now: Duration) {
+        match &mut self.state {
+            State::Greeting { hello_at: at, hellos, .. } => {
+                *at = now;
+                *hellos = hellos.saturating_sub(1);
+            }
+            State::Welcomed { hello: Hello::At(at), .. } => *at = now,
+            State::Welcomed { hello: Hello::Said, .. } | State::Apart { .. } => {}
+        }
+    }
+
     /// What the node offers has changed: the hub is to hear of it.
     pub(crate) fn say_hello_again(&mut self, now: Duration) {
         if let State::Welcomed { hello, .. } = &mut self.state {
@@ -235,11 +247,6 @@ impl Link {
     /// Whether any hub welcomed this start of the agent.
     pub(crate) fn was_ever_up(&self) -> bool {
         self.welcomed_once
-    }
-
-    /// Which hub, from 0.
-    pub(crate) fn hub(&self) -> usize {
-        self.hub
     }
 }
 

@@ -239,6 +239,12 @@ impl Outbox {
         self.next_again(millis(now))
     }
 
+    /// A fault for the simulated world to find: what was sent once is never sent again.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn give_up_resending(&mut self) {
+        self.again = Again::Never;
+    }
+
     fn next_again(&mut self, now_ms: u64) -> Option<Seq> {
         let (mut next, mut earliest_ms) = match self.again {
             Again::Never => return None,

@@ -276,6 +276,11 @@ impl Runs {
         slots.filter_map(|(slot, room)| Some((slot, room.active.as_ref()?)))
     }
 
+    /// When the chunk in the making of a slot's run has to go.
+    pub(crate) fn flush_at(&self, slot: Slot) -> Option<Duration> {
+        self.rooms.get(slot.index())?.stream.flush_at()
+    }
+
     /// All slots, in use or not.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         (0..self.rooms.len() as u8).map(Slot) // RUNNING fits

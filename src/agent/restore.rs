@@ -1,0 +1,245 @@
+//! The start of an agent: what an earlier start left, and what the journal must hold for the next.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use fieldpost_wire::{
+    Attempt, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
+};
+
+use super::{Agent, Identity, Now, Restored, Save, Settings, Stage, Status};
+use crate::heartbeat::DropCounts;
+use crate::hub_time::HubTime;
+use crate::journal::{self, Journal, Record, Took};
+use crate::limits::{KNOWN_RUNS, LEFTOVERS, OUTBOX_LEAST, OUTBOX_MOST, most_running};
+use crate::link::Link;
+use crate::outbox::{Outbox, Owner};
+use crate::push::Push;
+use crate::run::Runs;
+use crate::schedule::Schedule;
+use crate::trigger::{KnownRuns, State};
+
+/// What the journal says of one run.
+enum Past<'a> {
+    Took(Took<'a>),
+    Settled(Took<'a>),
+    Tombstone(UnixMillis),
+}
+
+impl Agent {
+    /// An agent that starts `now`, with what an earlier start left.
+    #[must_use]
+    pub fn new(settings: Settings, restored: Restored<'_>, identity: Identity, now: Now) -> Self {
+        let outbox_bytes = settings.outbox_bytes.clamp(OUTBOX_LEAST, OUTBOX_MOST);
+        let slots = settings.concurrency.clamp(1, most_running(outbox_bytes));
+        let mut rng = fastrand::Rng::with_seed(identity.seed);
+        let mut agent = Self {
+            identity,
+            jobs: Vec::new(),
+            now,
+            hub_time: HubTime::default(),
+            link: Link::new(settings.hubs.clone(), now.boot),
+            known: KnownRuns::new(rng.u64(..)),
+            runs: Runs::new(slots, settings.grace),
+            outbox: Outbox::new(identity.outbox, outbox_bytes),
+            push: Push::new(),
+            journal: Journal::new(),
+            schedule: Schedule::new(settings.node.clone(), settings.time_zone.clone(), now),
+            save: Save::No,
+            boot_id: restored.boot_id,
+            file: Vec::new(),
+            heartbeat_at: now.boot,
+            wants_vitals: false,
+            drops: DropCounts::default(),
+            bad_commands: 0,
+            storage: String::with_capacity(crate::limits::TEXT),
+            leftovers: Vec::new(),
+            delivered: VecDeque::new(),
+            stage: Stage::Working,
+            status: Some(Status::Connecting),
+            ready: false,
+            offered_len: 0,
+            partial_hello: false,
+            rng,
+            settings,
+        };
+        agent.restore_schedule(&restored);
+        let jobs = std::mem::take(&mut agent.settings.jobs);
+        agent.take_jobs(jobs);
+        agent.restore_runs(&restored);
+        agent.rewrite_journal();
+        agent.turn();
+        agent
+    }
+
+    fn restore_schedule(&mut self, restored: &Restored<'_>) {
+        let Some(file) = restored.schedule else { return };
+        match self.schedule.restore(file, self.now) {
+            // From now on it is not known any more what was run, if the power goes.
+            Some(true) => self.save = Save::Running,
+            Some(false) => {}
+            None => log::warn!("the schedule's file is damaged: the hub will send it again"),
+        }
+    }
+
+    fn restore_runs(&mut self, restored: &Restored<'_>) {
+        let mut past: HashMap<(RunId, Attempt), Past<'_>> = HashMap::new();
+        let mut order = Vec::new();
+        let mut processes: HashMap<(RunId, Attempt), (u32, u64)> = HashMap::new();
+        let mut same_boot = false;
+        let mut records = journal::read(restored.journal);
+        for record in records.by_ref() {
+            match record {
+                Record::Boot { id } => same_boot = id == restored.boot_id,
+                Record::Took(took) => {
+                    order.push((took.run, took.attempt));
+                    past.insert((took.run, took.attempt), Past::Took(took));
+                }
+                Record::Started { run, attempt, pid, start_ticks } if same_boot => {
+                    processes.insert((run, attempt), (pid, start_ticks));
+                }
+                Record::Started { .. } => {}
+                Record::Ended { run, attempt } => {
+                    processes.remove(&(run, attempt));
+                }
+                Record::Settled { run, attempt } => {
+                    if let Some(past) = past.get_mut(&(run, attempt))
+                        && let Past::Took(took) = *past
+                    {
+                        *past = Past::Settled(took);
+                    }
+                }
+                Record::Tombstone { run, attempt, deadline } => {
+                    order.push((run, attempt));
+                    past.insert((run, attempt), Past::Tombstone(deadline));
+                }
+                Record::Done { schedule, entry, upto } => {
+                    self.schedule.recall(schedule, entry, upto, same_boot);
+                }
+            }
+        }
+        if records.lost > 0 {
+            log::warn!("{} bytes of the journal are damaged", records.lost);
+        }
+        self.leftovers = processes.into_values().take(LEFTOVERS).collect();
+        self.leftovers.sort_unstable();
+        #[cfg(feature = "planted-bugs")]
+        if self.identity.bugs.forget_runs_at_restart {
+            return;
+        }
+        for key in order {
+            if self.known.len() < KNOWN_RUNS
+                && let Some(past) = past.remove(&key)
+            {
+                self.recall_run(key.0, key.1, &past);
+            }
+        }
+    }
+
+    fn recall_run(&mut self, run: RunId, attempt: Attempt, past: &Past<'_>) {
+        let (deadline, state) = match past {
+            Past::Took(took) => (took.deadline, State::Coming),
+            // Nobody triggers a scheduled run again.
+            Past::Settled(took) if took.deadline.0 == 0 => return,
+            Past::Settled(took) => (took.deadline, State::Settled),
+            Past::Tombstone(deadline) => (*deadline, State::Tombstone),
+        };
+        let Some((place, serial)) = self.remember(run, attempt, deadline, state) else { return };
+        let Past::Took(took) = past else { return };
+        let job = self.drops.known_number(took.job);
+        let finished = Finished {
+            run,
+            attempt,
+            job: took.job,
+            cause: took.cause,
+            status: RunStatus::Lost,
+            exit: Exit::None,
+            started: took.wall,
+            started_boot_ms: took.boot_ms,
+            clock: Clock::Untrusted,
+            duration_us: 0,
+            chunks: 0,
+            bytes: 0,
+            crc32c: 0,
+            stderr: b"",
+            note: "the agent was restarted before its result was safe",
+            peak_rss_kib: 0,
+            cpu_us: 0,
+            truncated: false,
+            output_dropped: false,
+        };
+        self.append_finished(&finished, Owner { serial, known: place.0, job, tracked: false });
+    }
+
+    /// Writes down how far the schedule's entries were dealt with.
+    pub(super) fn journal_schedule(&mut self) {
+        let schedule = self.schedule.version();
+        for (entry, upto) in self.schedule.all_upto() {
+            self.journal.push(&Record::Done { schedule, entry, upto });
+        }
+    }
+
+    /// The journal begins anew with all that must be remembered.
+    pub(super) fn rewrite_journal(&mut self) {
+        let Self { journal, known, runs, outbox, schedule, boot_id, .. } = self;
+        let boot = std::iter::once(Record::Boot { id: *boot_id });
+        let settled = known.iter().flat_map(|(_, entry)| {
+            let (run, attempt, deadline) = (entry.run, entry.attempt, entry.deadline);
+            let records = match entry.state {
+                State::Tombstone => [Some(Record::Tombstone { run, attempt, deadline }), None],
+                State::Settled if deadline.0 != 0 => {
+                    let (job, cause) = ("-", Cause::Trigger);
+                    let wall = UnixMillis(0);
+                    let took = Took { run, attempt, deadline, job, cause, wall, boot_ms: 0 };
+                    [Some(Record::Took(took)), Some(Record::Settled { run, attempt })]
+                }
+                State::Settled
+                | State::Free
+                | State::Waiting
+                | State::Running(_)
+                | State::Coming => [None, None],
+            };
+            records.into_iter().flatten()
+        });
+        let waiting = runs.waiting.iter().map(|run| {
+            let at = crate::run::Started {
+                boot: Duration::ZERO,
+                wall: UnixMillis(0),
+                clock: Clock::Untrusted,
+            };
+            Record::Took(super::course::took(run, at))
+        });
+        let running = runs.in_progress().flat_map(|(_, active)| {
+            let (run, attempt) = (active.run.id, active.run.attempt);
+            let took = Record::Took(super::course::took(&active.run, active.started));
+            let started = active.process.map(|(pid, start_ticks)| Record::Started {
+                run,
+                attempt,
+                pid,
+                start_ticks,
+            });
+            std::iter::once(took).chain(started)
+        });
+        let coming = outbox.finished().filter_map(|(owner, body)| {
+            let Ok((_, Report::Finished(finished))) = Report::decode(body) else { return None };
+            let entry = known.get(crate::trigger::Place(owner.known))?;
+            Some(Record::Took(Took {
+                run: finished.run,
+                attempt: finished.attempt,
+                deadline: entry.deadline,
+                job: finished.job,
+                cause: finished.cause,
+                wall: finished.started,
+                boot_ms: finished.started_boot_ms,
+            }))
+        });
+        let version = schedule.version();
+        let done = schedule.all_upto().map(|(entry, upto)| Record::Done {
+            schedule: version,
+            entry,
+            upto,
+        });
+        journal
+            .replace(boot.chain(settled).chain(waiting).chain(running).chain(coming).chain(done));
+    }
+}

@@ -1,0 +1,916 @@
+//! The core by its door: inputs in, outputs out.
+
+use std::time::Duration;
+
+use fieldpost_wire::{
+    Ack, Arg, Attempt, Beacon, Cancel, CatchUp, Command, Entry, Exit, Finished, HubId, List,
+    OutboxId, Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion, Seq,
+    SeqRange, StartId, Status, Tag, Trigger, UnixMillis, Welcome, When,
+};
+
+use super::*;
+use crate::job::tests::{job, program};
+use crate::job::{ArgSpec, Kind, Pattern};
+
+const HUB: StartId = StartId([1; 16]);
+const EPOCH: u64 = 1_700_000_000_000;
+
+/// What the agent reported, owned.
+#[derive(Debug, Clone, PartialEq)]
+enum Said {
+    Hello { partial: bool, jobs: usize },
+    Heartbeat { drops: u64, errors: usize },
+    State(RunId, u32, &'static str),
+    Output(RunId, u32, Vec<u8>),
+    Finished(Box<End>),
+    Missed(String, u64),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct End {
+    run: RunId,
+    attempt: u32,
+    job: String,
+    status: Status,
+    chunks: u32,
+    bytes: u64,
+    stderr: Vec<u8>,
+    note: String,
+    dropped: bool,
+    duration_us: u64,
+}
+
+/// An agent and the little of the world it needs.
+struct World {
+    agent: Agent,
+    boot: Duration,
+    skew_ms: i64,
+    synchronised: bool,
+    /// Whether the socket takes reports.
+    room: bool,
+    /// Everything done, but for what is below.
+    done: Vec<String>,
+    said: Vec<Said>,
+    tags: Vec<Tag>,
+    journal: Vec<u8>,
+    schedule: Option<Vec<u8>>,
+    started: Vec<Slot>,
+    exited: bool,
+}
+
+fn settings(jobs: Vec<Job>) -> Settings {
+    Settings {
+        node: "gw".parse().unwrap(),
+        groups: Vec::new(),
+        jobs,
+        hubs: vec![1],
+        version: "0.1.0",
+        concurrency: 2,
+        outbox_bytes: 256 * 1024,
+        when_full: WhenFull::DropOldest,
+        time_zone: tz::TimeZone::utc(),
+        grace: Duration::from_secs(5),
+        drain: Duration::from_secs(10),
+    }
+}
+
+fn jobs() -> Vec<Job> {
+    let mut meter = program("meter");
+    let (name, pattern) = ("bus".parse().unwrap(), Pattern::new("[0-3]").unwrap());
+    meter.args = vec![ArgSpec { name, pattern, default: Some("0".into()) }];
+    vec![job("noop", Kind::Ping), meter]
+}
+
+fn identity(n: u8) -> Identity {
+    Identity::new(StartId([n; 16]), OutboxId([n; 16]), n.into())
+}
+
+fn run(n: u8) -> RunId {
+    RunId([n; 16])
+}
+
+impl World {
+    /// An agent that was just started.
+    fn fresh(settings: Settings) -> Self {
+        Self::restarted(settings, identity(7), &[], None, Duration::from_secs(100))
+    }
+
+    fn restarted(
+        settings: Settings,
+        identity: Identity,
+        journal: &[u8],
+        schedule: Option<&[u8]>,
+        boot: Duration,
+    ) -> Self {
+        let wall = UnixMillis(EPOCH + boot.as_millis() as u64);
+        let now = Now { boot, wall, synchronised: true };
+        let restored = Restored { journal, schedule, boot_id: [5; 16] };
+        let mut world = Self {
+            agent: Agent::new(settings, restored, identity, now),
+            boot,
+            skew_ms: 0,
+            synchronised: true,
+            room: true,
+            done: Vec::new(),
+            said: Vec::new(),
+            tags: Vec::new(),
+            journal: journal.to_vec(),
+            schedule: schedule.map(<[u8]>::to_vec),
+            started: Vec::new(),
+            exited: false,
+        };
+        world.drain();
+        world
+    }
+
+    /// One that a hub has welcomed.
+    fn welcomed(settings: Settings) -> Self {
+        let mut world = Self::fresh(settings);
+        world.welcome();
+        world.forget();
+        world
+    }
+
+    fn forget(&mut self) {
+        self.said.clear();
+        self.done.clear();
+        self.tags.clear();
+    }
+
+    fn now(&self) -> Now {
+        let wall = (EPOCH + self.boot.as_millis() as u64).saturating_add_signed(self.skew_ms);
+        Now { boot: self.boot, wall: UnixMillis(wall), synchronised: self.synchronised }
+    }
+
+    fn hub_time(&self) -> UnixMillis {
+        UnixMillis(EPOCH + self.boot.as_millis() as u64)
+    }
+
+    fn give(&mut self, input: Input<'_>) {
+        self.agent.handle(self.now(), input);
+        self.drain();
+    }
+
+    fn hear(&mut self, command: &Command<'_>) {
+        let mut body = vec![0; 60 * 1024];
+        let body = command.encode(&mut body).unwrap();
+        self.give(Input::Command(body));
+    }
+
+    fn welcome(&mut self) {
+        let welcome = Welcome {
+            hub: HubId([9; 16]),
+            start: HUB,
+            agent_start: self.agent.identity.start,
+            time: self.hub_time(),
+            wire: 1,
+            schedule: ScheduleVersion::default(),
+        };
+        self.hear(&Command::Welcome(welcome));
+    }
+
+    fn trigger_with(&mut self, n: u8, job: &str, args: &[(&str, &str)], ttl_s: u64) {
+        let mut list = [0; 512];
+        let args = args.iter().map(|&(name, value)| Arg { name, value });
+        let args = List::encode(&mut list, args).unwrap();
+        let deadline = self.hub_time().plus_ms(ttl_s * 1000);
+        let (run, attempt) = (run(n), Attempt(1));
+        self.hear(&Command::Trigger(Trigger { run, attempt, job, args, deadline, origin: "t" }));
+    }
+
+    fn trigger(&mut self, n: u8, job: &str) {
+        self.trigger_with(n, job, &[], 60);
+    }
+
+    fn cancel(&mut self, n: u8) {
+        let deadline = self.hub_time().plus_ms(60_000);
+        self.hear(&Command::Cancel(Cancel { run: run(n), attempt: Attempt(1), deadline }));
+    }
+
+    fn query(&mut self, n: u8) {
+        let mut list = [0; 64];
+        let runs = List::encode(&mut list, [run(n)]).unwrap();
+        self.hear(&Command::Query(Query { runs }));
+    }
+
+    fn ack_all(&mut self) {
+        let mut list = [0; 64];
+        let Some(outbox) = self.tags.last().map(|tag| tag.outbox) else { return };
+        let all = SeqRange { first: Seq(1), last: Seq(u64::MAX) };
+        let ranges = List::encode(&mut list, [all]).unwrap();
+        self.hear(&Command::Ack(Ack { outbox, ranges }));
+    }
+
+    /// Lets time pass, with ticks when the agent wants them, and beacons if the hub is there.
+    fn pass(&mut self, seconds: u64, hub: bool) {
+        let end = self.boot + Duration::from_secs(seconds);
+        let mut beacon = self.boot;
+        while self.boot < end {
+            if hub && self.boot >= beacon {
+                beacon += Duration::from_secs(30);
+                let (hub, time) = (HubId([9; 16]), self.hub_time());
+                self.hear(&Command::Beacon(Beacon { hub, start: HUB, time }));
+            }
+            let next = self.agent.next_deadline().unwrap_or(end);
+            let to = next.min(end).min(if hub { beacon } else { end });
+            assert!(next >= self.boot, "a deadline in the past: the loop would spin");
+            self.boot = to.max(self.boot + Duration::from_millis(1));
+            self.give(Input::Tick);
+        }
+    }
+
+    fn drain(&mut self) {
+        loop {
+            let note = match self.agent.poll_output() {
+                None => return,
+                Some(Output::Send(body)) => {
+                    if !self.room {
+                        self.agent.handle(self.now(), Input::Refused);
+                        continue;
+                    }
+                    let (tag, report) = Report::decode(body).unwrap();
+                    self.tags.extend(tag);
+                    self.said.push(said(&report));
+                    self.agent.handle(self.now(), Input::Sent);
+                    continue;
+                }
+                Some(Output::AppendJournal(bytes)) => {
+                    self.journal.extend_from_slice(bytes);
+                    continue;
+                }
+                Some(Output::ReplaceJournal(bytes)) => {
+                    self.journal = bytes.to_vec();
+                    continue;
+                }
+                Some(Output::SaveSchedule(bytes)) => {
+                    self.schedule = Some(bytes.to_vec());
+                    "save".into()
+                }
+                Some(Output::Start { slot }) => {
+                    self.started.push(slot);
+                    format!("start {}", slot.0)
+                }
+                Some(Output::WantVitals) => {
+                    self.agent.handle(self.now(), Input::Vitals(Vitals::default()));
+                    continue;
+                }
+                Some(Output::Exit) => {
+                    self.exited = true;
+                    continue;
+                }
+                Some(Output::Signal { slot, signal }) => format!("{signal:?} {}", slot.0),
+                Some(Output::ReadOutput { slot, read }) => format!("read {} {read}", slot.0),
+                Some(Output::Connect { hub, key }) => format!("connect {hub}/{key}"),
+                Some(Output::KillLeftover { pid, .. }) => format!("kill {pid}"),
+                Some(Output::Delivered { run, .. }) => format!("delivered {}", run.0[0]),
+                Some(Output::Disconnect) => "disconnect".into(),
+                Some(Output::Ready) => "ready".into(),
+                Some(Output::Status(_)) => continue,
+            };
+            self.done.push(note);
+        }
+    }
+
+    fn end(&mut self, slot: Slot, exit: Exit) {
+        self.give(Input::Ended { slot, exit, usage: Usage::default(), note: "" });
+    }
+
+    /// The agent is killed and started again.
+    fn killed(self, identity: Identity) -> Self {
+        let settings = Settings { jobs: jobs(), ..self.agent.settings.clone() };
+        let boot = self.boot + Duration::from_secs(1);
+        Self::restarted(settings, identity, &self.journal, self.schedule.as_deref(), boot)
+    }
+
+    fn finished(&self) -> Vec<End> {
+        let end = |said: &Said| match said {
+            Said::Finished(end) => Some((**end).clone()),
+            _ => None,
+        };
+        self.said.iter().filter_map(end).collect()
+    }
+
+    fn statuses(&self) -> Vec<(u8, Status)> {
+        self.finished().iter().map(|end| (end.run.0[0], end.status)).collect()
+    }
+
+    fn states(&self) -> Vec<(u8, &'static str)> {
+        let state = |said: &Said| match said {
+            Said::State(run, _, state) => Some((run.0[0], *state)),
+            _ => None,
+        };
+        self.said.iter().filter_map(state).collect()
+    }
+}
+
+fn said(report: &Report<'_>) -> Said {
+    match report {
+        Report::Hello(hello) => {
+            Said::Hello { partial: hello.partial, jobs: hello.jobs.iter().count() }
+        }
+        Report::Heartbeat(beat) => Said::Heartbeat {
+            drops: beat.drops.iter().map(|drops| drops.count).sum(),
+            errors: beat.entry_errors.iter().count(),
+        },
+        Report::State(state) => {
+            let word = match state.state {
+                RunState::Accepted { .. } => "accepted",
+                RunState::Rejected { reason: Reason::UnknownJob, .. } => "unknown job",
+                RunState::Rejected { reason: Reason::BadArgument, .. } => "bad argument",
+                RunState::Rejected { reason: Reason::Busy, .. } => "busy",
+                RunState::Rejected { reason: Reason::Expired, .. } => "expired",
+                RunState::Rejected { reason: Reason::Stopping, .. } => "stopping",
+                RunState::Running { .. } => "running",
+                RunState::Coming => "coming",
+                RunState::Unknown => "unknown",
+                RunState::Cancelled => "cancelled",
+            };
+            Said::State(state.run, state.attempt.0, word)
+        }
+        Report::Output(output) => Said::Output(output.run, output.index, output.bytes.to_vec()),
+        Report::Finished(f) => Said::Finished(Box::new(end_of(f))),
+        Report::Missed(missed) => Said::Missed(missed.entry.into(), missed.count),
+    }
+}
+
+fn end_of(f: &Finished<'_>) -> End {
+    End {
+        run: f.run,
+        attempt: f.attempt.0,
+        job: f.job.into(),
+        status: f.status,
+        chunks: f.chunks,
+        bytes: f.bytes,
+        stderr: f.stderr.to_vec(),
+        note: f.note.into(),
+        dropped: f.output_dropped,
+        duration_us: f.duration_us,
+    }
+}
+
+fn schedule<'a>(counter: u64, entries: List<'a, Entry<'a>>) -> Command<'a> {
+    Command::Schedule(Schedule { version: ScheduleVersion { epoch: 3, counter }, entries })
+}
+
+fn entry(id: &'static str, job: &'static str, every_ms: u64) -> Entry<'static> {
+    Entry {
+        id,
+        job,
+        args: List::empty(),
+        when: When::EveryMs(every_ms),
+        splay_ms: 0,
+        catch_up: CatchUp::Once,
+        overlap: Overlap::Skip,
+        timeout_ms: None,
+    }
+}
+
+#[test]
+fn it_connects_and_greets_at_once() {
+    let world = World::fresh(settings(jobs()));
+    assert_eq!(world.done, ["connect 0/0", "ready"]);
+    assert_eq!(world.said, [Said::Hello { partial: false, jobs: 2 }]);
+}
+
+#[test]
+fn a_long_hello_is_partial_until_the_welcome() {
+    let many = (0..60).map(|n| job(&format!("a-job-with-a-name-{n}"), Kind::Ping)).collect();
+    let mut world = World::fresh(settings(many));
+    assert_eq!(world.said, [Said::Hello { partial: true, jobs: 0 }]);
+    world.welcome();
+    assert_eq!(world.said[1], Said::Hello { partial: false, jobs: 60 });
+    world.welcome();
+    world.forget();
+    world.pass(30, true);
+    assert!(!world.said.iter().any(|said| matches!(said, Said::Hello { .. })));
+}
+
+#[test]
+fn a_ping_is_answered_by_its_result_alone() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "noop");
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+    assert_eq!(world.said.len(), 1);
+    world.trigger(1, "noop");
+    assert_eq!(world.states(), [(1, "coming")]);
+    world.ack_all();
+    world.trigger(1, "noop");
+    world.query(1);
+    assert_eq!(world.states(), [(1, "coming"); 3]);
+    assert_eq!(world.statuses().len(), 1);
+}
+
+#[test]
+fn no_triggered_run_starts_before_the_first_welcome() {
+    let mut world = World::fresh(settings(jobs()));
+    world.trigger(1, "noop");
+    assert!(world.finished().is_empty() && world.states().is_empty());
+    world.welcome();
+    world.trigger(1, "noop");
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+}
+
+#[test]
+fn a_program_streams_its_output_and_tells_its_end() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger_with(1, "meter", &[("bus", "3")], 60);
+    assert_eq!(world.states(), [(1, "running")]);
+    let slot = world.started[0];
+    let launch = world.agent.launch(slot).unwrap();
+    assert_eq!(launch.argv().collect::<Vec<_>>(), ["/bin/meter"]);
+    assert!(launch.environment().any(|pair| pair == ("FIELDPOST_ARG_BUS".into(), "3".into())));
+    world.give(Input::Started { slot, pid: 42, start_ticks: 7 });
+    world.give(Input::Stdout { slot, bytes: b"12.5 " });
+    world.give(Input::Stdout { slot, bytes: b"kWh" });
+    world.give(Input::Stderr { slot, bytes: b"warming up" });
+    world.pass(1, true);
+    assert!(world.said.contains(&Said::Output(run(1), 0, b"12.5 kWh".into())));
+    world.give(Input::Stdout { slot, bytes: b"!" });
+    world.end(slot, Exit::Code(0));
+    assert!(world.said.contains(&Said::Output(run(1), 1, b"!".into())));
+    let end = world.finished().remove(0);
+    assert_eq!((end.status, end.chunks, end.bytes), (Status::Ok, 2, 9));
+    assert_eq!((end.stderr, end.duration_us), (b"warming up".to_vec(), 1_000_000));
+    assert!(world.agent.launch(slot).is_none());
+}
+
+#[test]
+fn exits_become_statuses() {
+    for (exit, status) in [
+        (Exit::Code(0), Status::Ok),
+        (Exit::Code(3), Status::Failed),
+        (Exit::Signal(11), Status::Signalled),
+    ] {
+        let mut world = World::welcomed(settings(jobs()));
+        world.trigger(1, "meter");
+        let slot = world.started[0];
+        world.end(slot, exit);
+        assert_eq!(world.statuses(), [(1, status)]);
+        world.end(slot, exit);
+        assert_eq!(world.statuses().len(), 1, "an end comes once");
+    }
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.give(Input::NotStarted { slot, error: "No such file" });
+    assert_eq!(world.finished()[0].note, "No such file");
+    assert_eq!(world.statuses(), [(1, Status::Failed)]);
+}
+
+#[test]
+fn a_trigger_that_can_not_be_run_is_rejected_and_nothing_kept() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "nothing");
+    world.trigger_with(2, "meter", &[("bus", "9")], 60);
+    world.trigger_with(3, "meter", &[], 0);
+    assert_eq!(world.states(), [(1, "unknown job"), (2, "bad argument"), (3, "expired")]);
+    world.forget();
+    world.query(1);
+    assert_eq!(world.states(), [(1, "unknown")]);
+}
+
+#[test]
+fn concurrency_makes_runs_wait_and_a_deadline_ends_the_wait() {
+    let mut world = World::welcomed(settings(jobs()));
+    for n in 1..=3 {
+        world.trigger_with(n, "meter", &[], 30);
+    }
+    assert_eq!(world.states(), [(1, "running"), (2, "accepted"), (3, "accepted")]);
+    world.end(world.started[0], Exit::Code(0));
+    assert_eq!(world.started.len(), 2);
+    world.pass(31, true);
+    let expired = world.finished().into_iter().find(|end| end.run == run(3)).unwrap();
+    assert_eq!(expired.status, Status::Rejected);
+    assert!(expired.note.contains("deadline"));
+}
+
+#[test]
+fn overlap_skip_skips_and_the_queue_is_bounded() {
+    let mut all = jobs();
+    all[1].overlap = Overlap::Skip;
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    assert_eq!(world.statuses(), [(2, Status::Skipped)]);
+
+    let mut world = World::welcomed(settings(jobs()));
+    for n in 0..=65 {
+        world.trigger(n, "meter");
+    }
+    let states = world.states();
+    assert_eq!(states[64], (64, "accepted"));
+    assert_eq!(states[65], (65, "busy"));
+}
+
+#[test]
+fn a_timeout_terminates_then_kills() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "meter");
+    world.forget();
+    world.pass(26, true);
+    assert_eq!(world.done, ["Terminate 0", "Kill 0"]);
+    world.end(world.started[0], Exit::Signal(9));
+    assert_eq!(world.statuses(), [(1, Status::TimedOut)]);
+}
+
+#[test]
+fn cancel_stops_what_runs_what_waits_and_what_has_not_come() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    world.forget();
+    for n in 1..=3 {
+        world.cancel(n);
+    }
+    assert_eq!(world.done, ["Terminate 0"]);
+    assert_eq!(world.states(), [(1, "running"), (2, "coming"), (3, "cancelled")]);
+    world.end(world.started[0], Exit::Signal(15));
+    assert_eq!(world.statuses(), [(2, Status::Cancelled), (1, Status::Cancelled)]);
+    world.trigger(3, "meter");
+    assert_eq!(*world.states().last().unwrap(), (3, "cancelled"));
+    assert_eq!(world.started.len(), 1);
+}
+
+#[test]
+fn a_run_is_executed_once_even_across_a_restart() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "noop");
+    world.ack_all();
+    world.trigger(2, "noop");
+    world.trigger(3, "meter");
+    let slot = world.started[0];
+    world.give(Input::Started { slot, pid: 42, start_ticks: 7 });
+    world.trigger(4, "meter");
+    world.cancel(5);
+    let mut world = world.killed(identity(8));
+    assert_eq!(world.done[0], "kill 42");
+    world.welcome();
+    let mut lost = world.statuses();
+    lost.sort_unstable_by_key(|(run, _)| *run);
+    assert_eq!(lost, [(2, Status::Lost), (3, Status::Lost), (4, Status::Lost)]);
+    assert!(world.finished().iter().all(|end| end.job != "-"));
+    world.forget();
+    for n in 1..=5 {
+        world.trigger(n, "noop");
+    }
+    let coming: Vec<_> = (1..=4).map(|n| (n, "coming")).collect();
+    assert_eq!(world.states()[..4], coming);
+    assert_eq!(world.states()[4], (5, "cancelled"));
+    assert!(world.finished().is_empty());
+    // Not acked yet, so the next start says it again; and the process is not looked for twice.
+    let mut world = world.killed(identity(9));
+    world.welcome();
+    assert_eq!(world.statuses().len(), 3);
+    assert!(!world.done.iter().any(|done| done.starts_with("kill")));
+}
+
+#[test]
+fn known_runs_are_forgotten_after_their_deadline() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "noop");
+    world.ack_all();
+    world.pass(61, true);
+    world.trigger(2, "noop");
+    world.query(1);
+    assert_eq!(*world.states().last().unwrap(), (1, "unknown"));
+}
+
+#[test]
+fn unacked_reports_go_again_after_a_while_and_after_a_welcome() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "noop");
+    world.pass(9, true);
+    assert_eq!(world.finished().len(), 1);
+    world.pass(2, true);
+    assert_eq!(world.finished().len(), 2);
+    let beacon = Beacon { hub: HubId([9; 16]), start: StartId([2; 16]), time: world.hub_time() };
+    world.forget();
+    world.hear(&Command::Beacon(beacon));
+    assert!(matches!(world.said[..], [Said::Hello { .. }]), "another start gets a Hello");
+    world.trigger(2, "noop");
+    assert_eq!(world.said.len(), 1, "and nothing else before its welcome");
+    world.welcome();
+    assert_eq!(world.statuses(), [(1, Status::Ok), (2, Status::Ok)]);
+    world.ack_all();
+    world.pass(60, true);
+    assert_eq!(world.finished().len(), 2);
+}
+
+#[test]
+fn a_silent_hub_is_connected_to_anew() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.pass(95, false);
+    assert_eq!(world.done, ["disconnect", "connect 0/0"]);
+    world.pass(600, false);
+    world.forget();
+    world.pass(100, false);
+    let connects = world.done.iter().filter(|done| done.starts_with("connect")).count();
+    assert!((1..=3).contains(&connects), "{connects} connections in 100 s");
+}
+
+#[test]
+fn a_refused_report_comes_again_when_there_is_room() {
+    let mut world = World::fresh(settings(jobs()));
+    world.room = false;
+    world.welcome();
+    world.trigger(1, "noop");
+    world.pass(5, true);
+    assert!(world.finished().is_empty());
+    world.room = true;
+    world.give(Input::Writable);
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+}
+
+#[test]
+fn a_refused_hello_comes_again_as_soon_as_there_is_room() {
+    let mut world = World::fresh(settings(jobs()));
+    world.pass(95, false);
+    world.forget();
+    world.room = false;
+    world.pass(200, false);
+    world.room = true;
+    while !world.agent.link.is_connected() {
+        world.pass(1, false);
+    }
+    world.forget();
+    world.agent.link.hello_now(world.boot);
+    world.room = false;
+    world.give(Input::Tick);
+    world.room = true;
+    world.give(Input::Writable);
+    assert!(matches!(world.said[..], [Said::Hello { .. }]));
+}
+
+/// Feeds a run as long as its output is read; gives how many bytes it took.
+fn feed(world: &mut World, slot: Slot, total: usize) -> usize {
+    let mut fed = 0;
+    while fed < total && world.agent.runs.active(slot).unwrap().is_read() {
+        world.give(Input::Stdout { slot, bytes: &[7; 16 * 1024] });
+        fed += 16 * 1024;
+    }
+    fed
+}
+
+#[test]
+fn a_full_outbox_stops_the_reading_and_acks_resume_it() {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    let mut fed = 0;
+    for _ in 0..40 {
+        fed += feed(&mut world, slot, 1 << 20);
+        assert!(world.done.ends_with(&["read 0 false".into()]));
+        world.forget();
+        world.pass(20, true);
+        assert!(world.done.is_empty(), "the program waits, and that does not count");
+        world.ack_all_of(7);
+        assert_eq!(world.done, ["read 0 true"]);
+    }
+    world.end(slot, Exit::Code(0));
+    let end = world.finished().remove(0);
+    assert_eq!((end.status, end.bytes, end.dropped), (Status::Ok, fed as u64, false));
+}
+
+impl World {
+    /// Acks everything of the outbox of identity `n`.
+    fn ack_all_of(&mut self, n: u8) {
+        self.tags.push(Tag { outbox: OutboxId([n; 16]), seq: Seq(1) });
+        self.ack_all();
+    }
+}
+
+#[test]
+fn while_the_hub_is_away_whole_outputs_go_oldest_first() {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    all[1].concurrency = 2;
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (first, second) = (world.started[0], world.started[1]);
+    feed(&mut world, first, 64 * 1024);
+    world.end(first, Exit::Code(0));
+    world.pass(95, false);
+    assert!(!world.agent.link.is_up());
+    world.forget();
+    assert_eq!(feed(&mut world, second, 176 * 1024), 176 * 1024);
+    world.end(second, Exit::Code(0));
+    assert!(world.done.iter().all(|done| !done.starts_with("read")));
+    world.forget();
+    world.pass_until_connected();
+    world.welcome();
+    let ends = world.finished();
+    assert_eq!((ends[0].run, ends[0].dropped), (run(1), true));
+    assert_eq!((ends[1].run, ends[1].dropped), (run(2), false));
+    let chunks = world.said.iter().filter(|said| matches!(said, Said::Output(..))).count();
+    assert_eq!(chunks as u32, ends[1].chunks, "only the second's");
+    world.pass(61, true);
+    let dropped = world.said.iter().filter_map(|said| match said {
+        Said::Heartbeat { drops, .. } => Some(*drops),
+        _ => None,
+    });
+    assert_eq!(dropped.last(), Some(4));
+}
+
+impl World {
+    fn pass_until_connected(&mut self) {
+        while !self.agent.link.is_connected() {
+            self.pass(1, false);
+        }
+    }
+}
+
+#[test]
+fn refuse_new_keeps_what_is_there() {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    all[1].concurrency = 2;
+    all[1].timeout = Duration::from_secs(10_000);
+    let when_full = WhenFull::RefuseNew;
+    let mut world = World::welcomed(Settings { when_full, ..settings(all) });
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (first, second) = (world.started[0], world.started[1]);
+    feed(&mut world, first, 64 * 1024);
+    world.end(first, Exit::Code(0));
+    world.pass(95, false);
+    feed(&mut world, second, 512 * 1024);
+    world.end(second, Exit::Code(0));
+    world.forget();
+    world.pass_until_connected();
+    world.welcome();
+    let dropped: Vec<_> = world.finished().iter().map(|end| (end.run.0[0], end.dropped)).collect();
+    assert_eq!(dropped, [(1, false), (2, true)]);
+}
+
+#[test]
+fn memory_stays_bounded_and_every_end_is_told_or_counted_when_the_hub_is_away_for_long() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "noop", 1000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    world.forget();
+    world.pass(5000, false);
+    assert!(world.agent.outbox.len() <= 2048);
+    world.pass_until_connected();
+    world.forget();
+    world.welcome();
+    let told = world.finished().len() as u64;
+    world.pass(10, true);
+    let dropped = world.said.iter().filter_map(|said| match said {
+        Said::Heartbeat { drops, .. } => Some(*drops),
+        _ => None,
+    });
+    let dropped = dropped.last().unwrap();
+    assert!(told > 1000, "{told}");
+    assert!(told + dropped >= 4990, "{told} + {dropped}");
+}
+
+#[test]
+fn a_schedule_runs_with_and_without_a_link_and_survives_a_restart() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "noop", 10_000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    assert_eq!(world.done, ["save"]);
+    world.pass(300, false);
+    world.pass_until_connected();
+    world.welcome();
+    let ids: std::collections::HashSet<_> = world.finished().iter().map(|end| end.run).collect();
+    assert!(ids.len() >= 30, "{}", ids.len());
+    world.ack_all_of(7);
+    let before = world.boot;
+    let mut world = world.killed(identity(8));
+    world.welcome();
+    world.forget();
+    world.pass(10, true);
+    assert_eq!(world.finished().len(), 1, "its phase is kept across {before:?}");
+    assert!(!world.done.contains(&"save".into()), "nothing is written to disk");
+}
+
+#[test]
+fn an_entry_that_can_not_run_is_told_by_heartbeat_and_result() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "nothing", 10_000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    assert!(world.said.contains(&Said::Heartbeat { drops: 0, errors: 1 }));
+    world.pass(11, true);
+    let end = world.finished().remove(0);
+    assert_eq!((end.status, end.job.as_str()), (Status::Rejected, "nothing"));
+    // A reload that brings the job heals it, on the same link.
+    let mut all = jobs();
+    all.push(job("nothing", Kind::Ping));
+    world.forget();
+    world.give(Input::Reloaded(Box::new(Reload { groups: Vec::new(), jobs: all })));
+    assert_eq!(world.said, [Said::Hello { partial: false, jobs: 3 }]);
+    world.welcome();
+    world.pass(10, true);
+    assert_eq!(world.finished()[0].status, Status::Ok);
+}
+
+#[test]
+fn a_missed_due_time_is_reported_and_caught_up_with() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "noop", 60_000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    world.forget();
+    world.boot += Duration::from_secs(270); // suspended
+    world.give(Input::Tick);
+    world.pass_until_connected();
+    world.welcome();
+    assert!(world.said.contains(&Said::Missed("e".into(), 3)));
+    assert_eq!(world.finished().len(), 1);
+}
+
+#[test]
+fn a_file_run_is_delivered_when_all_of_it_is_acked() {
+    let mut all = jobs();
+    all.push(job("log", Kind::File { path: "/var/log/x".into() }));
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "log");
+    let slot = world.started[0];
+    world.give(Input::Stdout { slot, bytes: b"line\n" });
+    world.end(slot, Exit::None);
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+    assert!(!world.done.contains(&"delivered 1".into()));
+    let (mut list, outbox) = ([0; 64], OutboxId([7; 16]));
+    for seq in [2, 1] {
+        assert!(!world.done.contains(&"delivered 1".into()));
+        let range = SeqRange { first: Seq(seq), last: Seq(seq) };
+        let ranges = List::encode(&mut list, [range]).unwrap();
+        world.hear(&Command::Ack(Ack { outbox, ranges }));
+    }
+    assert!(world.done.contains(&"delivered 1".into()));
+}
+
+#[test]
+fn a_stop_drains_and_then_exits() {
+    let mut world = World::welcomed(settings(jobs()));
+    for n in 1..=2 {
+        world.trigger(n, "meter");
+    }
+    world.give(Input::Stop);
+    assert_eq!(world.statuses(), [(2, Status::Rejected)]);
+    world.trigger(3, "noop");
+    assert_eq!(*world.states().last().unwrap(), (3, "stopping"));
+    world.forget();
+    world.pass(11, true);
+    assert_eq!(world.done, ["Terminate 0"]);
+    world.end(world.started[0], Exit::Signal(15));
+    assert_eq!(world.statuses().last(), Some(&(1, Status::Cancelled)));
+    assert!(!world.exited, "the result is not acked");
+    world.ack_all();
+    assert!(world.exited);
+    assert_eq!(world.agent.poll_output(), None);
+    assert_eq!(world.agent.next_deadline(), None);
+}
+
+#[test]
+fn a_stop_without_a_hub_ends_too() {
+    let mut world = World::fresh(settings(jobs()));
+    world.give(Input::Stop);
+    assert!(world.exited, "there is nothing to wait for");
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger(1, "noop");
+    world.give(Input::Stop);
+    assert!(!world.exited);
+    world.pass(11, false);
+    assert!(world.exited);
+}
+
+#[test]
+fn garbage_is_counted_and_changes_nothing() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut rng = fastrand::Rng::with_seed(3);
+    for len in 0..200 {
+        let bytes: Vec<u8> = (0..len).map(|_| rng.u8(..)).collect();
+        world.give(Input::Command(&bytes));
+    }
+    assert_eq!(world.agent.bad_commands, 200);
+    let journal: Vec<u8> = (0..5000).map(|_| rng.u8(..)).collect();
+    let boot = Duration::from_secs(5);
+    World::restarted(settings(jobs()), identity(1), &journal, Some(&journal), boot);
+}
+
+#[test]
+fn the_journal_stays_small() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut most = 0;
+    for n in 0..20_000_u32 {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        let (run, attempt) = (RunId(id), Attempt(1));
+        let deadline = world.hub_time().plus_ms(10_000);
+        let (job, args) = ("noop", List::empty());
+        world.hear(&Command::Trigger(Trigger { run, attempt, job, args, deadline, origin: "" }));
+        world.ack_all();
+        world.boot += Duration::from_millis(20);
+        most = most.max(world.journal.len());
+    }
+    assert_eq!(world.finished().len(), 20_000);
+    assert!(most < 300_000, "{most}");
+}
