@@ -1,0 +1,262 @@
+//! What the world knows to be true, and the checks of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use fieldpost_hub::store::memory::Memory;
+use fieldpost_hub::store::{Batch, Change, NodeId, Outcome, Record, ResultRecord, Source};
+use fieldpost_wire::{Ack, Attempt, OutboxId, Report, RunId, Tag};
+
+/// Which execution of which run on which node.
+pub type Execution = (usize, RunId, Attempt);
+
+/// Something that must hold does not.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// The seed that shows it.
+    pub seed: u64,
+    /// What.
+    pub what: String,
+    /// The last things that happened.
+    pub history: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: {}\n{}", self.seed, self.what, self.history)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// A reliable report, as it was first sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Chunk(RunId, Attempt, u32),
+    Finished(RunId, Attempt),
+    Missed,
+}
+
+/// The truth.
+#[derive(Default)]
+pub struct Ledger {
+    executed: BTreeMap<Execution, u32>,
+    sent: BTreeMap<(OutboxId, u64), (usize, Sent)>,
+    /// Results that an agent gave: what must be in the store at the end.
+    given: BTreeMap<Execution, Given>,
+    /// Executions whose node said that the result is coming.
+    coming: BTreeSet<Execution>,
+    /// What was committed.
+    chunks: BTreeSet<(NodeId, RunId, u32, u32)>,
+    finished: BTreeSet<(NodeId, RunId, u32)>,
+    missed: u64,
+    nodes: BTreeMap<NodeId, usize>,
+    /// Runs that the hub said yes to.
+    submitted: Vec<(RunId, Vec<usize>)>,
+    broken: Option<String>,
+}
+
+/// A result that an agent gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Given {
+    bytes: u64,
+    chunks: u32,
+    dropped: bool,
+    /// The agent was killed while it held this unacked: it may be lost.
+    excused: bool,
+}
+
+impl Ledger {
+    /// The first thing that is broken.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    fn complain(&mut self, what: String) {
+        self.broken.get_or_insert(what);
+    }
+
+    /// A program, or a built-in job, was started.
+    pub fn executed(&mut self, execution: Execution) {
+        let count = self.executed.entry(execution).or_default();
+        *count += 1;
+        let count = *count;
+        if count > 1 {
+            self.complain(format!("{execution:?} is executed {count} times"));
+        }
+    }
+
+    /// A node sent a report.
+    pub fn sent(&mut self, node: usize, tag: Option<Tag>, report: &Report<'_>) {
+        let sent = match report {
+            Report::Output(o) => Sent::Chunk(o.run, o.attempt, o.index),
+            Report::Finished(f) => {
+                let given = Given {
+                    bytes: f.bytes,
+                    chunks: f.chunks,
+                    dropped: f.output_dropped,
+                    excused: false,
+                };
+                self.given.insert((node, f.run, f.attempt), given);
+                Sent::Finished(f.run, f.attempt)
+            }
+            Report::Missed(_) => Sent::Missed,
+            Report::Hello(_) | Report::Heartbeat(_) | Report::State(_) => return,
+        };
+        let Some(tag) = tag else {
+            return self.complain(format!("{sent:?} has no tag"));
+        };
+        self.sent.insert((tag.outbox, tag.seq.0), (node, sent));
+    }
+
+    /// The hub heard that a result is coming.
+    pub fn coming(&mut self, execution: Execution) {
+        self.coming.insert(execution);
+    }
+
+    /// An agent is killed: what it holds unacked may be lost.
+    pub fn killed(&mut self, node: usize) {
+        let unacked: BTreeSet<(RunId, Attempt)> = self
+            .sent
+            .values()
+            .filter(|(owner, _)| *owner == node)
+            .filter_map(|(_, sent)| match sent {
+                Sent::Finished(run, attempt) | Sent::Chunk(run, attempt, _) => {
+                    Some((*run, *attempt))
+                }
+                Sent::Missed => None,
+            })
+            .collect();
+        for ((owner, run, attempt), given) in &mut self.given {
+            if *owner == node && unacked.contains(&(*run, *attempt)) {
+                given.excused = true;
+            }
+        }
+        self.sent.retain(|_, (owner, _)| *owner != node);
+    }
+
+    /// An agent takes an ack: what it names must be in the store.
+    pub fn acked(&mut self, ack: &Ack<'_>) {
+        for range in ack.ranges.iter() {
+            for seq in range.first.0..=range.last.0 {
+                let Some((node, sent)) = self.sent.remove(&(ack.outbox, seq)) else {
+                    continue; // acked before, or of an earlier start
+                };
+                if !self.is_stored(node, sent) {
+                    self.complain(format!("{sent:?} of node {node} is acked but not stored"));
+                }
+            }
+        }
+    }
+
+    fn is_stored(&self, node: usize, sent: Sent) -> bool {
+        let id = self.nodes.iter().find(|(_, index)| **index == node).map(|(id, _)| *id);
+        let Some(id) = id else { return false };
+        match sent {
+            Sent::Chunk(run, attempt, index) => self.chunks.contains(&(id, run, attempt.0, index)),
+            Sent::Finished(run, attempt) => self.finished.contains(&(id, run, attempt.0)),
+            Sent::Missed => self.missed > 0,
+        }
+    }
+
+    /// A batch was committed.
+    pub fn committed(&mut self, batch: &Batch, name_of: impl Fn(&str) -> Option<usize>) {
+        for change in batch.changes() {
+            if let Change::Node(record) = change
+                && let Some(index) = name_of(&record.name)
+            {
+                self.nodes.insert(record.id, index);
+            }
+        }
+        for record in batch.records() {
+            match record {
+                Record::Result { run, node, attempt, source, outcome, .. } => {
+                    if *source == Source::Node {
+                        self.finished.insert((*node, *run, *attempt));
+                    } else if *outcome == Outcome::Lost
+                        && let Some(&index) = self.nodes.get(node)
+                        && self.coming.contains(&(index, *run, Attempt(*attempt)))
+                    {
+                        self.complain(format!("{run} is lost though its result was coming"));
+                    }
+                }
+                Record::Awaiting { run, node, attempt, .. } => {
+                    self.finished.insert((*node, *run, *attempt));
+                }
+                Record::Chunk { run, node, attempt, index, .. } => {
+                    self.chunks.insert((*node, *run, *attempt, *index));
+                }
+                Record::Missed { .. } => self.missed += 1,
+                Record::Unreadable { .. } => {
+                    self.complain("a report of our own agent is unreadable".to_owned());
+                }
+            }
+        }
+    }
+
+    /// The hub said yes to a run on these nodes.
+    pub fn submitted(&mut self, run: RunId, nodes: Vec<usize>) {
+        if !self.submitted.iter().any(|(known, _)| *known == run) {
+            self.submitted.push((run, nodes));
+        }
+    }
+
+    /// How many executions there were.
+    pub fn executions(&self) -> usize {
+        self.executed.len()
+    }
+
+    /// The world has come to rest: everything that must be in the store is there. Gives how many
+    /// results there are.
+    pub fn settle(&mut self, store: &Memory) -> usize {
+        let rows: Vec<ResultRecord> = store.results().map(|(row, _)| row.clone()).collect();
+        let mut seen = BTreeSet::new();
+        for row in &rows {
+            if !seen.insert((row.node, row.run, row.attempt, row.source as u8)) {
+                self.complain(format!("{} of {:?} stands twice in the store", row.run, row.node));
+            }
+        }
+        let stored = |node: usize, run: RunId, attempt: Option<Attempt>, source: Option<Source>| {
+            rows.iter().find(|row| {
+                self.nodes.get(&row.node) == Some(&node)
+                    && row.run == run
+                    && attempt.is_none_or(|attempt| row.attempt == attempt.0)
+                    && source.is_none_or(|source| row.source == source)
+            })
+        };
+        let mut complaints = Vec::new();
+        for (&(node, run, attempt), given) in &self.given {
+            let row = stored(node, run, Some(attempt), Some(Source::Node));
+            match row {
+                None if given.excused => {}
+                None => complaints.push(format!("the result of {run} on node {node} is missing")),
+                Some(row) if !given.excused && !given.dropped && given.chunks > 0 => {
+                    let bytes = store.output(run, row.node, row.attempt).len() as u64;
+                    if bytes != given.bytes {
+                        complaints.push(format!(
+                            "{run} on node {node}: {bytes} of {} bytes are stored",
+                            given.bytes
+                        ));
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        for (run, nodes) in &self.submitted {
+            for &node in nodes {
+                if stored(node, *run, None, None).is_none() {
+                    complaints.push(format!("{run} has no status on node {node}"));
+                }
+            }
+        }
+        for &(node, run, attempt) in self.executed.keys() {
+            if stored(node, run, Some(attempt), None).is_none() {
+                complaints.push(format!("{run} ran on node {node} and left no trace"));
+            }
+        }
+        for complaint in complaints {
+            self.complain(complaint);
+        }
+        rows.len()
+    }
+}

@@ -1,0 +1,32 @@
+//! A simulated world: the real cores of the agents and of the hub, the model of the store, and a
+//! link, processes and programs that fail in every way that a seed thinks of. Time is virtual, and
+//! one seed replays one history.
+//!
+//! ```no_run
+//! use fieldpost_testkit::{Plan, World};
+//! for seed in 0..1_000 {
+//!     World::run(&Plan::of_seed(seed)).unwrap_or_else(|broken| panic!("{broken}"));
+//! }
+//! ```
+//!
+//! What must hold, whatever fails ([`Broken`] says what did not):
+//!
+//! - nothing is acked that is not in the store;
+//! - no (run, attempt) is executed twice on a node, agents that are killed included;
+//! - every submitted run ends with a status on every node;
+//! - every result that an agent gave, and was not killed with, stands in the store, once, with
+//!   all bytes of its output;
+//! - no run is inferred lost after its node said that the result is coming;
+//! - every due time of a schedule is a result or missed, unless its agent was killed.
+
+mod history;
+mod hub;
+mod ledger;
+mod link;
+mod node;
+mod plan;
+mod world;
+
+pub use ledger::Broken;
+pub use plan::{Fault, Plan};
+pub use world::{Summary, World};

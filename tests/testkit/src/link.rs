@@ -1,0 +1,41 @@
+//! A link between a node and the hub: connections that are made, delay what they carry, and break.
+//!
+//! Within a connection messages keep their order and none is lost, as over TCP, except where the
+//! plan says that the hub's queue was full or that a report comes again. When a connection
+//! breaks, whatever it still carried is gone, and both ends find out by themselves.
+
+use crate::world::Time;
+
+/// One connection, told apart from those before it. 0: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Connection(pub u64);
+
+/// A node's link.
+#[derive(Debug, Default)]
+pub struct Link {
+    /// What is connected now.
+    pub connection: Connection,
+    /// The agent wants a connection: libzmq makes it again and again.
+    pub wanted: bool,
+    /// A try that is under way; an older one counts no more.
+    pub attempt: u64,
+    /// Nothing passes before this time.
+    pub cut_until: Time,
+    /// When the last message to the hub comes: the next comes later.
+    pub last_up: Time,
+    /// When the last message to the agent comes.
+    pub last_down: Time,
+}
+
+impl Link {
+    /// Whether a message of that connection still arrives.
+    pub fn carries(&self, connection: Connection) -> bool {
+        connection != Connection(0) && self.connection == connection
+    }
+
+    /// The connection breaks.
+    pub fn disconnect(&mut self) {
+        self.connection = Connection(0);
+        self.attempt += 1;
+    }
+}

@@ -1,0 +1,140 @@
+//! What a seed plans: the fleet, what is asked of it, and what fails when.
+
+use fastrand::Rng;
+
+use crate::world::{SECOND, Time};
+
+/// One history to be played.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The seed of everything that this plan leaves open.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// When what is asked of the fleet.
+    pub wishes: Vec<(Time, Wish)>,
+    /// What fails when.
+    pub faults: Vec<(Time, Fault)>,
+    /// One in so many commands is lost, as by a full queue at the hub; 0: none.
+    pub lose_one_in: u32,
+    /// One in so many reports comes twice, the second time late; 0: none.
+    pub repeat_one_in: u32,
+    /// The longest a message takes.
+    pub delay: Time,
+    /// The longest a commit takes.
+    pub commit: Time,
+    /// Nothing fails after this; the world comes to rest.
+    pub calm: Time,
+    /// Faults planted in the agents.
+    #[cfg(feature = "planted-bugs")]
+    pub agent_bugs: fieldpost_agent::agent::Bugs,
+    /// Faults planted in the hub.
+    #[cfg(feature = "planted-bugs")]
+    pub hub_bugs: fieldpost_hub::hub::Bugs,
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// A run on one node, or on all.
+    Trigger {
+        /// Which job of [`crate::node::JOBS`].
+        job: usize,
+        /// Which node; none: all.
+        node: Option<usize>,
+        /// How long nodes may take to start it.
+        ttl: Time,
+    },
+    /// An end to the run that was asked for `back` wishes ago.
+    Cancel {
+        /// How many wishes ago.
+        back: usize,
+    },
+    /// Every node runs a job every so often.
+    Schedule {
+        /// Which job.
+        job: usize,
+        /// How often.
+        every: Time,
+    },
+    /// No schedule any more.
+    NoSchedule,
+}
+
+/// What fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The hub is killed, and started again after this time.
+    KillHub(Time),
+    /// An agent is killed with its programs, and started again after this time.
+    KillAgent(usize, Time),
+    /// A node's link passes nothing for this time; connections die.
+    Cut(usize, Time),
+    /// A node's connection breaks, and is made again by itself.
+    Break(usize),
+    /// A node's wall clock is set by so many seconds.
+    SetClock(usize, i64),
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x5eed_0f1e_1d00);
+        let nodes = rng.usize(1..4);
+        let busy = rng.u64(60..400) * SECOND;
+        let mut wishes = Vec::new();
+        for _ in 0..rng.usize(1..10) {
+            wishes.push((rng.u64(0..busy), wish(&mut rng, nodes)));
+        }
+        let mut faults = Vec::new();
+        for _ in 0..rng.usize(0..8) {
+            faults.push((rng.u64(0..busy), fault(&mut rng, nodes)));
+        }
+        wishes.sort_by_key(|(time, _)| *time);
+        wishes.push((busy + 30 * SECOND, Wish::NoSchedule));
+        faults.sort_by_key(|(time, _)| *time);
+        let one_in = |rng: &mut Rng, most: u32| if rng.bool() { 0 } else { rng.u32(3..most) };
+        Self {
+            seed,
+            nodes,
+            wishes,
+            faults,
+            lose_one_in: one_in(&mut rng, 40),
+            repeat_one_in: one_in(&mut rng, 20),
+            delay: *rng.choice([SECOND / 1000, SECOND / 20, 2 * SECOND].iter()).unwrap_or(&SECOND),
+            commit: *rng.choice([SECOND / 500, SECOND / 20, SECOND].iter()).unwrap_or(&SECOND),
+            calm: busy + 60 * SECOND,
+            #[cfg(feature = "planted-bugs")]
+            agent_bugs: fieldpost_agent::agent::Bugs::default(),
+            #[cfg(feature = "planted-bugs")]
+            hub_bugs: fieldpost_hub::hub::Bugs::default(),
+        }
+    }
+}
+
+fn wish(rng: &mut Rng, nodes: usize) -> Wish {
+    let job = rng.usize(0..crate::node::JOBS.len());
+    match rng.u32(0..10) {
+        0..6 => Wish::Trigger {
+            job,
+            node: rng.bool().then(|| rng.usize(0..nodes)),
+            ttl: rng.u64(1..120) * SECOND,
+        },
+        6 => Wish::Cancel { back: rng.usize(1..3) },
+        7..9 => Wish::Schedule { job, every: rng.u64(1..60) * SECOND },
+        _ => Wish::NoSchedule,
+    }
+}
+
+fn fault(rng: &mut Rng, nodes: usize) -> Fault {
+    let node = rng.usize(0..nodes);
+    let time = rng.u64(1..100) * SECOND / *rng.choice([1, 10].iter()).unwrap_or(&1);
+    match rng.u32(0..10) {
+        0..3 => Fault::KillHub(time),
+        3..5 => Fault::KillAgent(node, time),
+        5..7 => Fault::Cut(node, time),
+        7..9 => Fault::Break(node),
+        _ => Fault::SetClock(node, rng.i64(-7200..7200)),
+    }
+}

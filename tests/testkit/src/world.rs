@@ -1,0 +1,642 @@
+//! The world: one queue of things to come, in virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use fastrand::Rng;
+use fieldpost_agent::agent::{
+    Input as AgentInput, Output as AgentOutput, Signal, Slot, Usage, Vitals,
+};
+use fieldpost_hub::hub::{Door, Input as HubInput, Output as HubOutput, Verdict, Who};
+use fieldpost_hub::store::Store as _;
+use fieldpost_wire::{
+    ALL_TOPIC, Attempt, Command, Exit, Report, RunId, RunState, UnixMillis, node_topic,
+};
+use serde_json::{Value, json};
+
+use crate::history::History;
+use crate::hub::Centre;
+use crate::ledger::{Broken, Ledger};
+use crate::link::Connection;
+use crate::node::{JOBS, Node, Pretence};
+use crate::plan::{Fault, Plan, Wish};
+
+/// Microseconds since the world began.
+pub type Time = u64;
+
+/// A second.
+pub const SECOND: Time = 1_000_000;
+
+/// The wall clock when the world began: 2026-11-25, in milliseconds since 1970.
+pub const BIRTH: u64 = 1_795_600_000_000;
+
+/// How long the world may take to come to rest after the calm began.
+const REST: Time = 1_500 * SECOND;
+
+/// More than so many events in one history: something runs in circles.
+const MOST_EVENTS: u64 = 2_000_000;
+
+/// What a history held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// A hash of all that happened.
+    pub hash: u64,
+    /// How many things happened.
+    pub lines: u64,
+    /// Runs executed on nodes.
+    pub executions: usize,
+    /// Results in the store.
+    pub results: usize,
+}
+
+/// Something to come.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Fault(usize),
+    Wish(usize),
+    AgentTick { node: usize, start: u64 },
+    HubTick { start: u64 },
+    Connect { node: usize, attempt: u64 },
+    Up { node: usize, connection: u64, body: Vec<u8> },
+    Down { node: usize, connection: u64, body: Vec<u8> },
+    Commit { start: u64 },
+    Step { node: usize, slot: usize, generation: u64 },
+    StartAgent(usize),
+    StartHub,
+}
+
+/// A request that the hub has not said yes to.
+#[derive(Debug, Clone)]
+struct Request {
+    body: Value,
+    run: Option<(RunId, Vec<usize>)>,
+}
+
+/// The world.
+pub struct World<'p> {
+    plan: &'p Plan,
+    rng: Rng,
+    time: Time,
+    events: BinaryHeap<Reverse<(Time, u64, Event)>>,
+    count: u64,
+    next_connection: u64,
+    next_generation: u64,
+    nodes: Vec<Node>,
+    centre: Centre,
+    ledger: Ledger,
+    history: History,
+    requests: BTreeMap<u64, Request>,
+    next_request: u64,
+    runs: Vec<RunId>,
+}
+
+impl<'p> World<'p> {
+    /// Plays a plan to its end.
+    ///
+    /// # Errors
+    /// [`Broken`]: something that must hold does not.
+    pub fn run(plan: &'p Plan) -> Result<Summary, Broken> {
+        let mut world = Self::new(plan);
+        world.play();
+        let results = world.ledger.settle(&world.centre.store);
+        match world.ledger.broken() {
+            None => Ok(Summary {
+                hash: world.history.hash(),
+                lines: world.history.len(),
+                executions: world.ledger.executions(),
+                results,
+            }),
+            Some(what) => Err(Broken {
+                seed: plan.seed,
+                what: what.to_owned(),
+                history: world.history.tail(),
+            }),
+        }
+    }
+
+    fn new(plan: &'p Plan) -> Self {
+        let mut world = Self {
+            plan,
+            rng: Rng::with_seed(plan.seed),
+            time: 0,
+            events: BinaryHeap::new(),
+            count: 0,
+            next_connection: 1,
+            next_generation: 1,
+            nodes: (0..plan.nodes).map(Node::new).collect(),
+            centre: Centre::new(plan.seed),
+            ledger: Ledger::default(),
+            history: History::default(),
+            requests: BTreeMap::new(),
+            next_request: 1,
+            runs: Vec::new(),
+        };
+        for node in 0..plan.nodes {
+            let key = world.nodes[node].key.clone();
+            let name = world.nodes[node].name.to_string();
+            world.request(json!({"op": "nodes.accept", "key": key, "node": name}), None);
+            world.later(world.time, Event::StartAgent(node));
+        }
+        world.later(0, Event::StartHub);
+        for (index, (time, _)) in plan.wishes.iter().enumerate() {
+            world.later(SECOND + *time, Event::Wish(index));
+        }
+        for (index, (time, _)) in plan.faults.iter().enumerate() {
+            world.later(SECOND + *time, Event::Fault(index));
+        }
+        world
+    }
+
+    fn play(&mut self) {
+        while let Some(Reverse((time, _, event))) = self.events.pop() {
+            if time > self.plan.calm + REST || self.ledger.broken().is_some() {
+                return;
+            }
+            if self.count > MOST_EVENTS {
+                self.history.add(self.time, format_args!("too much happens"));
+                return;
+            }
+            self.time = time;
+            self.happen(event);
+        }
+    }
+
+    fn later(&mut self, time: Time, event: Event) {
+        self.count += 1;
+        self.events.push(Reverse((time, self.count, event)));
+    }
+
+    fn note(&mut self, line: std::fmt::Arguments<'_>) {
+        self.history.add(self.time, line);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Fault(index) => self.fault(self.plan.faults[index].1),
+            Event::Wish(index) => self.wish(index, self.plan.wishes[index].1),
+            Event::StartAgent(node) => {
+                if self.nodes[node].agent.is_none() {
+                    self.note(format_args!("agent {node} starts"));
+                    self.nodes[node].boot(self.time, &mut self.rng, self.plan);
+                    self.drive_agent(node);
+                }
+            }
+            Event::StartHub => {
+                if self.centre.hub.is_none() {
+                    self.note(format_args!("hub starts"));
+                    self.centre.boot(self.time, &mut self.rng, self.plan);
+                    self.drive_hub();
+                    self.send_requests();
+                }
+            }
+            Event::AgentTick { node, start } => {
+                if self.nodes[node].start == start && self.nodes[node].tick_at == Some(self.time) {
+                    self.nodes[node].tick_at = None;
+                    self.tell_agent(node, AgentInput::Tick);
+                }
+            }
+            Event::HubTick { start } => {
+                if self.centre.start == start && self.centre.tick_at == Some(self.time) {
+                    self.centre.tick_at = None;
+                    self.tell_hub(HubInput::Tick);
+                    self.send_requests();
+                }
+            }
+            Event::Connect { node, attempt } => self.connect(node, attempt),
+            Event::Up { node, connection, body } => self.arrive_up(node, connection, &body),
+            Event::Down { node, connection, body } => self.arrive_down(node, connection, &body),
+            Event::Commit { start } => self.commit(start),
+            Event::Step { node, slot, generation } => self.step(node, slot, generation),
+        }
+    }
+
+    // ---- what fails, and what is asked ----------------------------------------------------
+
+    fn fault(&mut self, fault: Fault) {
+        self.note(format_args!("{fault:?}"));
+        match fault {
+            Fault::KillHub(time) => {
+                self.kill_hub();
+                self.later(self.time + time, Event::StartHub);
+            }
+            Fault::KillAgent(node, time) => {
+                self.kill_agent(node);
+                self.later(self.time + time, Event::StartAgent(node));
+            }
+            Fault::Cut(node, time) => {
+                self.nodes[node].link.cut_until = self.time + time;
+                self.break_link(node);
+            }
+            Fault::Break(node) => self.break_link(node),
+            Fault::SetClock(node, seconds) => {
+                self.nodes[node].skew_ms += seconds * 1000;
+                self.tell_agent(node, AgentInput::Tick);
+            }
+        }
+    }
+
+    fn kill_hub(&mut self) {
+        if self.centre.hub.take().is_none() {
+            return;
+        }
+        if let Some(batch) = self.centre.committing.take()
+            && self.rng.bool()
+        {
+            // The commit came through, and nobody was left to hear of it.
+            if self.centre.store.commit(&batch).is_ok() {
+                self.book(&batch);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.break_link(node);
+        }
+    }
+
+    fn kill_agent(&mut self, node: usize) {
+        if self.nodes[node].agent.take().is_some() {
+            self.ledger.killed(node);
+            self.nodes[node].programs.clear();
+            self.nodes[node].link.wanted = false;
+            self.nodes[node].link.disconnect();
+        }
+    }
+
+    fn break_link(&mut self, node: usize) {
+        self.nodes[node].link.disconnect();
+        if self.nodes[node].link.wanted {
+            self.try_later(node);
+        }
+    }
+
+    fn try_later(&mut self, node: usize) {
+        self.nodes[node].link.attempt += 1;
+        let attempt = self.nodes[node].link.attempt;
+        let time = self.time + self.rng.u64(SECOND / 100..SECOND);
+        self.later(time, Event::Connect { node, attempt });
+    }
+
+    fn wish(&mut self, index: usize, wish: Wish) {
+        self.note(format_args!("{wish:?}"));
+        match wish {
+            Wish::Trigger { job, node, ttl } => {
+                let mut random = [0; 10];
+                self.rng.fill(&mut random);
+                let run = RunId::v7(UnixMillis(BIRTH + self.time / 1000), random);
+                let nodes: Vec<usize> = match node {
+                    Some(node) => vec![node],
+                    None => (0..self.nodes.len()).collect(),
+                };
+                let names: Vec<String> =
+                    nodes.iter().map(|&node| self.nodes[node].name.to_string()).collect();
+                let body = json!({
+                    "op": "submit", "run_id": run.to_string(), "job": JOBS[job].name, "args": {},
+                    "select": {"nodes": names}, "ttl_ms": ttl / 1000, "origin": format!("wish {index}"),
+                });
+                self.runs.push(run);
+                self.request(body, Some((run, nodes)));
+            }
+            Wish::Cancel { back } => {
+                if let Some(at) = self.runs.len().checked_sub(back) {
+                    let run = self.runs[at].to_string();
+                    self.request(json!({"op": "cancel", "run_id": run}), None);
+                }
+            }
+            Wish::Schedule { job, every } => {
+                let entries = json!([{
+                    "id": "entry", "job": JOBS[job].name, "args": {}, "every_ms": every / 1000,
+                    "splay_ms": 0, "catch_up": "skip", "overlap": "skip",
+                }]);
+                let body =
+                    json!({"op": "schedule.set", "select": {"all": true}, "entries": entries});
+                self.request(body, None);
+            }
+            Wish::NoSchedule => {
+                self.request(json!({"op": "schedule.clear", "select": {"all": true}}), None);
+            }
+        }
+    }
+
+    /// Asks until the hub answers: a request that dies with it is made again.
+    fn request(&mut self, mut body: Value, run: Option<(RunId, Vec<usize>)>) {
+        let id = self.next_request;
+        self.next_request += 1;
+        body["id"] = json!(id);
+        self.requests.insert(id, Request { body, run });
+        self.send_requests();
+    }
+
+    fn send_requests(&mut self) {
+        if self.centre.hub.is_none() {
+            return;
+        }
+        let frames: Vec<String> =
+            self.requests.values().map(|request| request.body.to_string()).collect();
+        for frame in frames {
+            let (who, peer) = (Who::Local, b"client".as_slice());
+            self.tell_hub(HubInput::Request { who, peer, frame: frame.as_bytes() });
+        }
+    }
+
+    fn replied(&mut self, json: &[u8]) {
+        let reply: Value = serde_json::from_slice(json).expect("replies are JSON");
+        let Some(request) = reply["id"].as_u64().and_then(|id| self.requests.remove(&id)) else {
+            return; // an answer to a request that was made twice
+        };
+        let ok = reply["ok"] == json!(true);
+        match reply["error"]["message"].as_str() {
+            Some(message) => self.note(format_args!("{} -> {message}", request.body["op"])),
+            None => self.note(format_args!("{} -> ok", request.body["op"])),
+        }
+        if let (true, Some((run, nodes))) = (ok, request.run) {
+            self.ledger.submitted(run, nodes);
+        }
+    }
+
+    // ---- the hub --------------------------------------------------------------------------
+
+    fn tell_hub(&mut self, input: HubInput<'_>) {
+        if let Some(hub) = &mut self.centre.hub {
+            hub.handle(Centre::now(self.time), input);
+            self.drive_hub();
+        }
+    }
+
+    fn drive_hub(&mut self) {
+        enum Todo {
+            Down(Vec<u8>, Vec<u8>),
+            Reply(Vec<u8>),
+        }
+        let Some(hub) = &mut self.centre.hub else { return };
+        let mut todo = Vec::new();
+        while let Some(output) = hub.poll_output() {
+            match output {
+                HubOutput::Publish { topic, body } => {
+                    todo.push(Todo::Down(topic.to_vec(), body.to_vec()));
+                }
+                HubOutput::Reply { json, .. } => todo.push(Todo::Reply(json.to_vec())),
+                HubOutput::Event { .. } | HubOutput::Cut { .. } => {}
+            }
+        }
+        let batch = if self.centre.committing.is_none() { hub.take_batch() } else { None };
+        let deadline = hub.next_deadline();
+        if let Some(batch) = batch {
+            self.centre.committing = Some(batch);
+            let start = self.centre.start;
+            let time = self.time + 1 + self.rng.u64(0..=self.plan.commit);
+            self.later(time, Event::Commit { start });
+        }
+        if let Some(deadline) = deadline {
+            let at = (deadline.0 * 1000).max(self.time + 1);
+            if self.centre.tick_at.is_none_or(|known| at < known || known <= self.time) {
+                self.centre.tick_at = Some(at);
+                let start = self.centre.start;
+                self.later(at, Event::HubTick { start });
+            }
+        }
+        for item in todo {
+            match item {
+                Todo::Down(topic, body) => self.publish(&topic, &body),
+                Todo::Reply(json) => self.replied(&json),
+            }
+        }
+    }
+
+    fn publish(&mut self, topic: &[u8], body: &[u8]) {
+        for node in 0..self.nodes.len() {
+            let own = node_topic(&self.nodes[node].name);
+            if topic != ALL_TOPIC && topic != &*own {
+                continue;
+            }
+            if self.is_one_in(self.plan.lose_one_in) {
+                self.note(format_args!("a command to {node} is lost"));
+                continue;
+            }
+            let delay = 1 + self.rng.u64(0..=self.plan.delay);
+            let link = &mut self.nodes[node].link;
+            let Connection(connection) = link.connection;
+            link.last_down = link.last_down.max(self.time + delay) + 1;
+            let at = link.last_down;
+            self.later(at, Event::Down { node, connection, body: body.to_vec() });
+        }
+    }
+
+    fn commit(&mut self, start: u64) {
+        if self.centre.start != start {
+            return;
+        }
+        let Some(batch) = self.centre.committing.take() else { return };
+        let outcome = self.centre.store.commit(&batch);
+        if outcome.is_ok() {
+            self.book(&batch);
+        }
+        self.tell_hub(HubInput::Committed { batch, outcome });
+    }
+
+    fn book(&mut self, batch: &fieldpost_hub::store::Batch) {
+        let nodes = &self.nodes;
+        self.ledger.committed(batch, |name| nodes.iter().position(|node| &*node.name == name));
+    }
+
+    // ---- the link -------------------------------------------------------------------------
+
+    fn is_one_in(&mut self, n: u32) -> bool {
+        n > 0 && self.time < self.plan.calm && self.rng.u32(0..n) == 0
+    }
+
+    fn connect(&mut self, node: usize, attempt: u64) {
+        let link = &self.nodes[node].link;
+        if link.attempt != attempt || !link.wanted || self.nodes[node].agent.is_none() {
+            return;
+        }
+        let now = Centre::now(self.time);
+        let key = self.nodes[node].key.clone();
+        let cut = self.time < link.cut_until;
+        let welcome = match &mut self.centre.hub {
+            Some(hub) if !cut => hub.admit(now, Door::Triggers, &key) == Verdict::Welcome,
+            Some(_) | None => false,
+        };
+        if !welcome {
+            return self.try_later(node);
+        }
+        let link = &mut self.nodes[node].link;
+        link.connection = Connection(self.next_connection);
+        self.next_connection += 1;
+        self.note(format_args!("{node} is connected"));
+        let own = node_topic(&self.nodes[node].name);
+        for topic in [ALL_TOPIC, &*own] {
+            if let Some(hub) = &mut self.centre.hub {
+                hub.may_subscribe(now, &key, topic);
+                self.drive_hub();
+            }
+        }
+        self.tell_agent(node, AgentInput::Writable);
+    }
+
+    fn arrive_up(&mut self, node: usize, connection: u64, body: &[u8]) {
+        if !self.nodes[node].link.carries(Connection(connection)) {
+            return;
+        }
+        if let Ok((_, Report::State(state))) = Report::decode(body)
+            && state.state == RunState::Coming
+        {
+            self.ledger.coming((node, state.run, state.attempt));
+        }
+        let key = self.nodes[node].key.clone();
+        self.tell_hub(HubInput::Report { key: &key, body });
+    }
+
+    fn arrive_down(&mut self, node: usize, connection: u64, body: &[u8]) {
+        if !self.nodes[node].link.carries(Connection(connection)) {
+            return;
+        }
+        if let Ok(Command::Ack(ack)) = Command::decode(body) {
+            self.ledger.acked(&ack);
+        }
+        self.tell_agent(node, AgentInput::Command(body));
+    }
+
+    // ---- the agents -----------------------------------------------------------------------
+
+    fn tell_agent(&mut self, node: usize, input: AgentInput<'_>) {
+        let now = self.nodes[node].now(self.time);
+        if let Some(agent) = &mut self.nodes[node].agent {
+            agent.handle(now, input);
+            self.drive_agent(node);
+        }
+    }
+
+    fn drive_agent(&mut self, node: usize) {
+        loop {
+            let now = self.nodes[node].now(self.time);
+            let Node { agent, journal, schedule, programs, link, .. } = &mut self.nodes[node];
+            let Some(agent) = agent else { return };
+            let Some(output) = agent.poll_output() else { break };
+            match output {
+                AgentOutput::Send(body) => {
+                    let body = body.to_vec();
+                    let taken = link.connection != Connection(0);
+                    let answer = if taken { AgentInput::Sent } else { AgentInput::Refused };
+                    agent.handle(now, answer);
+                    if taken {
+                        self.send_up(node, body);
+                    }
+                }
+                AgentOutput::Connect { .. } => {
+                    link.wanted = true;
+                    self.try_later(node);
+                }
+                AgentOutput::Disconnect => {
+                    link.wanted = false;
+                    link.disconnect();
+                }
+                AgentOutput::AppendJournal(bytes) => journal.extend_from_slice(bytes),
+                AgentOutput::ReplaceJournal(bytes) => *journal = bytes.to_vec(),
+                AgentOutput::SaveSchedule(bytes) => *schedule = Some(bytes.to_vec()),
+                AgentOutput::Start { slot } => {
+                    let launch = agent.launch(slot).expect("a run that is to start");
+                    let (run, attempt) = (launch.run, launch.attempt);
+                    let job = launch.job.name.to_string();
+                    self.start(node, slot, run, attempt, &job);
+                }
+                AgentOutput::Signal { slot, signal } => {
+                    let stubborn = signal == Signal::Terminate && self.rng.u32(0..4) == 0;
+                    if let Some(program) = programs.get_mut(&slot.index())
+                        && !stubborn
+                        && !program.doomed
+                    {
+                        program.doomed = true;
+                        let generation = program.generation;
+                        let slot = slot.index();
+                        self.later(self.time + 1000, Event::Step { node, slot, generation });
+                    }
+                }
+                AgentOutput::ReadOutput { slot, read } => {
+                    if let Some(program) = programs.get_mut(&slot.index()) {
+                        program.read = read;
+                        let generation = program.generation;
+                        let slot = slot.index();
+                        self.later(self.time + 1000, Event::Step { node, slot, generation });
+                    }
+                }
+                AgentOutput::WantVitals => {
+                    agent.handle(now, AgentInput::Vitals(Vitals::default()));
+                }
+                AgentOutput::KillLeftover { .. }
+                | AgentOutput::Delivered { .. }
+                | AgentOutput::Ready
+                | AgentOutput::Status(_)
+                | AgentOutput::Exit => {}
+            }
+        }
+        self.plan_tick(node);
+    }
+
+    fn plan_tick(&mut self, node: usize) {
+        let state = &self.nodes[node];
+        let Some(deadline) = state.agent.as_ref().and_then(|agent| agent.next_deadline()) else {
+            return;
+        };
+        let at = state.time_of(deadline).max(self.time + 1);
+        if state.tick_at.is_none_or(|known| at < known || known <= self.time) {
+            let start = state.start;
+            self.nodes[node].tick_at = Some(at);
+            self.later(at, Event::AgentTick { node, start });
+        }
+    }
+
+    fn send_up(&mut self, node: usize, body: Vec<u8>) {
+        let (tag, report) = Report::decode(&body).expect("our own agent encodes what it decodes");
+        self.ledger.sent(node, tag, &report);
+        let delay = 1 + self.rng.u64(0..=self.plan.delay);
+        let link = &mut self.nodes[node].link;
+        let Connection(connection) = link.connection;
+        link.last_up = link.last_up.max(self.time + delay) + 1;
+        let at = link.last_up;
+        if self.is_one_in(self.plan.repeat_one_in) {
+            let late = at + self.rng.u64(0..20 * SECOND);
+            self.later(late, Event::Up { node, connection, body: body.clone() });
+        }
+        self.later(at, Event::Up { node, connection, body });
+    }
+
+    // ---- programs -------------------------------------------------------------------------
+
+    fn start(&mut self, node: usize, slot: Slot, run: RunId, attempt: Attempt, job: &str) {
+        self.note(format_args!("{run} {} starts on {node}: {job}", attempt.0));
+        self.ledger.executed((node, run, attempt));
+        let sketch = JOBS.iter().find(|sketch| sketch.name == job).expect("a known job");
+        let left = self.rng.u32(0..=sketch.chunks);
+        let pace = self.rng.u64(1..=sketch.longest.max(1)) / u64::from(left + 1) + 1;
+        self.next_generation += 1;
+        let generation = self.next_generation;
+        let program =
+            Pretence { slot, run, attempt, left, read: true, doomed: false, pace, generation };
+        let slot = slot.index();
+        self.nodes[node].programs.insert(slot, program);
+        self.later(self.time + pace, Event::Step { node, slot, generation });
+    }
+
+    fn step(&mut self, node: usize, slot: usize, generation: u64) {
+        let Some(program) = self.nodes[node].programs.get_mut(&slot) else { return };
+        if program.generation != generation || (!program.read && !program.doomed) {
+            return;
+        }
+        let (slot, pace) = (program.slot, program.pace);
+        if program.doomed || program.left == 0 {
+            let exit = if program.doomed { Exit::Signal(15) } else { Exit::Code(0) };
+            let (run, attempt) = (program.run, program.attempt);
+            self.nodes[node].programs.remove(&slot.index());
+            self.note(format_args!("{run} {} ends on {node}: {exit:?}", attempt.0));
+            let usage = Usage::default();
+            self.tell_agent(node, AgentInput::Ended { slot, exit, usage, note: "" });
+            return;
+        }
+        program.left -= 1;
+        let byte = u8::try_from(program.left % 251).unwrap_or(0);
+        let bytes = vec![byte; 1 + usize::try_from(program.left * 997 % 12_000).unwrap_or(0)];
+        let at = self.time + pace;
+        let slot_index = slot.index();
+        self.later(at, Event::Step { node, slot: slot_index, generation });
+        self.tell_agent(node, AgentInput::Stdout { slot, bytes: &bytes });
+    }
+}
