@@ -43,7 +43,7 @@ fn main() -> Result<(), Error> {
     let restored = store.restore()?;
     let (bell, rung) = channel();
     // A receiver that is gone means that the measurement is over.
-    let thread = StoreThread::start(Box::new(store), move || drop(bell.send(())))?;
+    let thread = StoreThread::start(Box::new(store), move || bell.send(()).unwrap_or(()))?;
     let settings = Settings {
         name: "bench".parse().map_err(|_| "a name")?,
         version: "bench",

@@ -291,9 +291,11 @@ fn acks_of_a_batch_are_ranges() {
 fn a_submit_repeated_is_one_run_and_another_content_a_conflict() {
     let mut world = World::with_node();
     let run = RunId::v7(UnixMillis(WALL), [4; 10]);
-    let submit = |job: &str| json!({
-        "op": "submit", "run_id": run, "job": job, "select": { "nodes": ["gw"] },
-    });
+    let submit = |job: &str| {
+        json!({
+            "op": "submit", "run_id": run, "job": job, "select": { "nodes": ["gw"] },
+        })
+    };
     assert_eq!(world.ask(submit("job")).reply()["repeated"], false);
     let sent = world.ask(submit("job"));
     assert_eq!(sent.reply()["repeated"], true);
@@ -575,10 +577,13 @@ fn an_old_key_is_good_until_its_overlap_is_over() {
 fn schedules_are_merged_and_handed_over() {
     let mut world = World::with_node();
     let entry = |id: &str, every: u64| json!({ "id": id, "job": "job", "every_ms": every });
-    let set = |select: Value, entries: Value| json!({
-        "op": "schedule.set", "select": select, "entries": entries,
-    });
-    let sent = world.ask(set(json!({ "all": true }), json!([entry("a", 1_000), entry("b", 1_000)])));
+    let set = |select: Value, entries: Value| {
+        json!({
+            "op": "schedule.set", "select": select, "entries": entries,
+        })
+    };
+    let sent =
+        world.ask(set(json!({ "all": true }), json!([entry("a", 1_000), entry("b", 1_000)])));
     assert_eq!(sent.kinds(), ["schedule"]);
     let sent = world.ask(set(json!({ "nodes": ["gw"] }), json!([entry("a", 5_000)])));
     let Command::Schedule(schedule) = Command::decode(&sent.commands[0].1).unwrap() else {
@@ -626,7 +631,10 @@ fn a_client_does_what_its_role_jobs_and_selectors_allow() {
     assert_eq!(sent.cuts, [B], "its rights are others now");
     assert_eq!(world.ask_as(who, submit("job")).code(), "not_allowed");
     assert_eq!(world.ask_as(who, submit("ping")).code(), "ok");
-    assert_eq!(world.ask_as(who, json!({ "op": "nodes.revoke", "node": "gw" })).code(), "not_allowed");
+    assert_eq!(
+        world.ask_as(who, json!({ "op": "nodes.revoke", "node": "gw" })).code(),
+        "not_allowed"
+    );
     assert!(world.hub.may_watch(world.now(), who, b"job/ping/"));
     assert!(!world.hub.may_watch(world.now(), who, b"job/job/"));
     assert!(!world.hub.may_watch(world.now(), who, b"job/"));

@@ -439,6 +439,10 @@ impl Triggers {
                 target.start = start;
                 target.asked = false;
                 target.due = now.plus_ms(60_000);
+                #[cfg(feature = "planted-bugs")]
+                if cx.bugs.lost_while_coming {
+                    target.due = now.plus_ms(BACKOFF_MS);
+                }
                 let (at, attempt) = (target.due, target.attempt);
                 trigger.hasten(&mut self.due, at);
                 if changed {
@@ -501,7 +505,8 @@ impl Triggers {
         let run = report.run;
         let trigger = self.map.get_mut(&run)?;
         let deadline = trigger.record.deadline;
-        let reruns = cx.nodes.get(node).reruns(&trigger.record.job);
+        let reruns =
+            report.status == Status::Lost && cx.nodes.get(node).reruns(&trigger.record.job);
         let target = trigger.target(node)?;
         if report.attempt.0 < target.attempt {
             return Some(false);
@@ -527,10 +532,7 @@ impl Triggers {
             }
             State::Published | State::Accepted(_) | State::Running(_) | State::Coming => {
                 target.attempt = report.attempt.0;
-                let again = report.status == Status::Lost
-                    && reruns
-                    && cx.time.time() < deadline
-                    && !target.cancelling;
+                let again = reruns && cx.time.time() < deadline && !target.cancelling;
                 if again {
                     self.again(cx, run, node);
                 } else {

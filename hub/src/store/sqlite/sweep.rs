@@ -72,15 +72,16 @@ fn results(db: &Connection, last: i64) -> Result<u64> {
 fn by_time(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
     let before_ms = before.0.cast_signed();
     for sql in [
-        "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < ?1 ORDER BY id LIMIT ?2)",
-        "DELETE FROM missed WHERE id IN \
-         (SELECT id FROM missed WHERE received < ?1 ORDER BY id LIMIT ?2)",
-        "DELETE FROM unreadable WHERE id IN \
-         (SELECT id FROM unreadable WHERE received < ?1 ORDER BY id LIMIT ?2)",
+        "DELETE FROM audit WHERE id IN (SELECT id FROM \
+         (SELECT id, time FROM audit ORDER BY id LIMIT ?2) WHERE time < ?1)",
+        "DELETE FROM missed WHERE id IN (SELECT id FROM \
+         (SELECT id, received FROM missed ORDER BY id LIMIT ?2) WHERE received < ?1)",
+        "DELETE FROM unreadable WHERE id IN (SELECT id FROM \
+         (SELECT id, received FROM unreadable ORDER BY id LIMIT ?2) WHERE received < ?1)",
         "DELETE FROM awaiting WHERE (run, node, attempt) IN \
          (SELECT run, node, attempt FROM awaiting WHERE received < ?1 LIMIT ?2)",
     ] {
-        // Their ids ascend with time: a look at the oldest spares the scan.
+        // Ids ascend with time: only the oldest rows are looked at, not the whole table.
         db.prepare_cached(sql)?.execute(params![before_ms, rows])?;
     }
     db.prepare_cached(
