@@ -1,0 +1,176 @@
+//! Many nodes: how many results a second, and how long until a whole fleet has answered.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::figures::{Figure, Series, Target, median, number};
+use crate::fleet::{Fleet, Load};
+use crate::rig::{Hub, Place, run_id};
+use crate::{Bench, Depth, Outcome, hops, machine, store};
+
+/// A result on the wire, in bytes.
+const BYTES: usize = 256;
+const NODES: usize = 2_000;
+/// Unacked results of a node.
+const WINDOW: u64 = 64;
+/// Rows that a store is to hold for the second round.
+const MANY: u64 = 5_000_000;
+
+/// A while of load: results a second, and the hub's CPU for one.
+struct Measured {
+    rate: f64,
+    cpu: f64,
+    load: Load,
+}
+
+pub fn reports(bench: &Bench) -> Outcome<()> {
+    const ROW: &str = "ingest";
+    let (runs, count) = bench.depth.pick((3, 500_000), (5, 1_000_000), (7, 1_500_000));
+    let raw: Vec<(f64, f64)> =
+        (0..runs).map(|_| hops::stream(&bench.ports, BYTES, 1_000_000)).collect::<Outcome<_>>()?;
+    let raw = (median(raw.iter().map(|r| r.0)), median(raw.iter().map(|r| r.1)));
+    let place = Place::make(&bench.dir)?;
+    let hub = match Hub::start(&bench.programs, &place, &bench.ports) {
+        Ok(hub) => hub,
+        Err(error) => {
+            let table = &bench.table;
+            table.add(ROW, &Figure::new("raw PUSH → PULL", raw.0, "/s", Target::None));
+            table.add(ROW, &Figure::new("raw PULL, CPU", raw.1, "µs", Target::None));
+            return Err(error);
+        }
+    };
+    let mut fleet = Fleet::join(&hub, "load", NODES)?;
+    let mut stored = fleet.flood(200_000, WINDOW, BYTES)?.acked;
+    let before = commits(&hub)?;
+    let mut first = Vec::new();
+    let begun = stored;
+    for _ in 0..runs {
+        first.push(while_loaded(&hub, &mut fleet, count)?);
+    }
+    stored += first.iter().map(|m| m.load.acked).sum::<u64>();
+    let batch = (stored - begun) as f64 / (commits(&hub)? - before).max(1.0);
+    let mut later = Vec::new();
+    if bench.depth != Depth::Quick {
+        if stored < MANY {
+            fleet.flood(MANY - stored, WINDOW, BYTES)?;
+        }
+        for _ in 0..runs {
+            later.push(while_loaded(&hub, &mut fleet, count)?);
+        }
+    }
+    fleet.settle()?;
+    drop(fleet);
+    let memory = machine::memory(hub.pid());
+    hub.stop();
+    let file = place.path().join("hub/hub.sqlite");
+    let rows = usize::try_from(count).unwrap_or(usize::MAX).min(1_000_000);
+    let bare = store::inserts(&file, &place.path().join("floor.sqlite"), rows, batch as usize)?;
+
+    let rate = median(first.iter().map(|m| m.rate));
+    let cpu = median(first.iter().map(|m| m.cpu));
+    let table = &bench.table;
+    let floor = raw.0.min(bare.0);
+    table.add(
+        ROW,
+        &Figure::new(
+            "results of 2,000 nodes, stored and acked",
+            rate,
+            "/s",
+            Target::AtLeast(250_000.0),
+        )
+        .beside(floor),
+    );
+    table.add(
+        ROW,
+        &Figure::new("hub CPU for one", cpu, "µs", Target::AtMost(3.0)).beside(raw.1 + bare.1),
+    );
+    table.note(
+        ROW,
+        &format!(
+            "raw PUSH → PULL {} /s at {:.2} µs; bare inserts {} /s at {:.2} µs, {} rows a commit",
+            number(raw.0),
+            raw.1,
+            number(bare.0),
+            bare.1,
+            number(batch.round()),
+        ),
+    );
+    let acks = first.iter().map(|m| m.load.acks).sum::<u64>() as f64;
+    let acked = first.iter().map(|m| m.load.acked).sum::<u64>() as f64;
+    table.note(
+        ROW,
+        &format!(
+            "{:.1} results an ack; hub's memory at the end {} MB",
+            acked / acks.max(1.0),
+            number(memory.rss / 1_000.0)
+        ),
+    );
+    if !later.is_empty() {
+        let late = median(later.iter().map(|m| m.rate));
+        let what = "the same with 5 M results in the store";
+        table.add(ROW, &Figure::ratio(what, late, "/s", rate, Target::AtLeast(0.9)));
+        let late = median(later.iter().map(|m| m.cpu));
+        table.add(ROW, &Figure::new("hub CPU for one", late, "µs", Target::None).beside(cpu));
+    }
+    Ok(())
+}
+
+fn while_loaded(hub: &Hub, fleet: &mut Fleet, count: u64) -> Outcome<Measured> {
+    let cpu = machine::cpu_us(hub.pid());
+    let load = fleet.flood(count, WINDOW, BYTES)?;
+    let acked = load.acked as f64;
+    let cpu = (machine::cpu_us(hub.pid()) - cpu) / acked;
+    Ok(Measured { rate: acked / load.seconds, cpu, load })
+}
+
+/// Transactions that the hub's store has made.
+fn commits(hub: &Hub) -> Outcome<f64> {
+    let status = hub.client()?.call("status", json!({}))?;
+    let found = find(&status, "commits").ok_or("the hub's status names no commits")?;
+    Ok(found)
+}
+
+fn find(value: &serde_json::Value, name: &str) -> Option<f64> {
+    let fields = value.as_object()?;
+    fields
+        .get(name)
+        .and_then(serde_json::Value::as_f64)
+        .or_else(|| fields.values().find_map(|inner| find(inner, name)))
+}
+
+pub fn fan_out(bench: &Bench) -> Outcome<()> {
+    const ROW: &str = "fanout";
+    const AGENTS: usize = 1_000;
+    let place = Place::make(&bench.dir)?;
+    let hub = Hub::start(&bench.programs, &place, &bench.ports)?;
+    let mut fleet = Fleet::join(&hub, "fan", AGENTS)?;
+    let mut client = hub.client()?;
+    let (mut times, mut cpus) = (Series::default(), Series::default());
+    let runs = bench.depth.pick(10, 30, 60);
+    for i in 0..runs + 3 {
+        let run = run_id().to_string();
+        let cpu = machine::cpu_us(hub.pid());
+        let begin = Instant::now();
+        let submit = json!({
+            "run_id": run, "job": "ping", "select": { "all": true }, "ttl_ms": 60_000,
+        });
+        client.send("submit", submit)?;
+        let fields = json!({ "run_id": run, "wait_ms": 20_000, "until": "final" });
+        let asked = client.send("runs", fields)?;
+        fleet.serve(AGENTS)?;
+        client.reply(asked)?;
+        let ended = begin.elapsed();
+        if i >= 3 {
+            times.push(ended.as_secs_f64() * 1e3);
+            cpus.push((machine::cpu_us(hub.pid()) - cpu) / AGENTS as f64);
+        }
+    }
+    hub.stop();
+    let table = &bench.table;
+    let what = "one trigger to 1,000 nodes, all results stored, p50";
+    table.add(ROW, &Figure::new(what, times.p50(), "ms", Target::AtMost(30.0)));
+    table.add(ROW, &Figure::new("the same, p99", times.p99(), "ms", Target::None));
+    table.add(ROW, &Figure::new("hub CPU for a node", cpus.p50(), "µs", Target::AtMost(25.0)));
+    Ok(())
+}
