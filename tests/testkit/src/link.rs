@@ -21,6 +21,8 @@ pub struct Link {
     pub attempt: u64,
     /// Nothing passes before this time.
     pub cut_until: Time,
+    /// Reports under way on this connection.
+    pub under_way: u32,
     /// When the last message to the hub comes: the next comes later.
     pub last_up: Time,
     /// When the last message to the agent comes.
@@ -36,6 +38,7 @@ impl Link {
     /// The connection breaks.
     pub fn disconnect(&mut self) {
         self.connection = Connection(0);
+        self.under_way = 0;
         self.attempt += 1;
     }
 }

@@ -17,7 +17,13 @@ pub const JOBS: [Sketch; 5] = [
     Sketch { name: "read", chunks: 2, longest: 2 * SECOND, overlap: Overlap::Queue, rerun: false },
     Sketch { name: "long", chunks: 40, longest: 90 * SECOND, overlap: Overlap::Skip, rerun: false },
     Sketch { name: "again", chunks: 3, longest: 9 * SECOND, overlap: Overlap::Queue, rerun: true },
-    Sketch { name: "slow", chunks: 1, longest: 200 * SECOND, overlap: Overlap::Queue, rerun: false },
+    Sketch {
+        name: "slow",
+        chunks: 1,
+        longest: 200 * SECOND,
+        overlap: Overlap::Queue,
+        rerun: false,
+    },
 ];
 
 /// What a job of the simulated nodes is like.

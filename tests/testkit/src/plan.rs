@@ -21,6 +21,8 @@ pub struct Plan {
     pub repeat_one_in: u32,
     /// The longest a message takes.
     pub delay: Time,
+    /// Reports under way on one connection, until the socket takes no more.
+    pub room: u32,
     /// The longest a commit takes.
     pub commit: Time,
     /// Nothing fails after this; the world comes to rest.
@@ -102,6 +104,7 @@ impl Plan {
             faults,
             lose_one_in: one_in(&mut rng, 40),
             repeat_one_in: one_in(&mut rng, 20),
+            room: *rng.choice([1, 4, 64].iter()).unwrap_or(&64),
             delay: *rng.choice([SECOND / 1000, SECOND / 20, 2 * SECOND].iter()).unwrap_or(&SECOND),
             commit: *rng.choice([SECOND / 500, SECOND / 20, SECOND].iter()).unwrap_or(&SECOND),
             calm: busy + 60 * SECOND,

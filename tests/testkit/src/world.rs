@@ -469,6 +469,7 @@ impl<'p> World<'p> {
                 self.drive_hub();
             }
         }
+        self.nodes[node].blocked = false;
         self.tell_agent(node, AgentInput::Writable);
     }
 
@@ -476,6 +477,7 @@ impl<'p> World<'p> {
         if !self.nodes[node].link.carries(Connection(connection)) {
             return;
         }
+        self.nodes[node].link.under_way = self.nodes[node].link.under_way.saturating_sub(1);
         if let Ok((_, Report::State(state))) = Report::decode(body)
             && state.state == RunState::Coming
         {
@@ -483,6 +485,9 @@ impl<'p> World<'p> {
         }
         let key = self.nodes[node].key.clone();
         self.tell_hub(HubInput::Report { key: &key, body });
+        if std::mem::take(&mut self.nodes[node].blocked) {
+            self.tell_agent(node, AgentInput::Writable);
+        }
     }
 
     fn arrive_down(&mut self, node: usize, connection: u64, body: &[u8]) {
@@ -508,13 +513,15 @@ impl<'p> World<'p> {
     fn drive_agent(&mut self, node: usize) {
         loop {
             let now = self.nodes[node].now(self.time);
-            let Node { agent, journal, schedule, programs, link, .. } = &mut self.nodes[node];
+            let Node { agent, journal, schedule, programs, link, blocked, .. } =
+                &mut self.nodes[node];
             let Some(agent) = agent else { return };
             let Some(output) = agent.poll_output() else { break };
             match output {
                 AgentOutput::Send(body) => {
                     let body = body.to_vec();
-                    let taken = link.connection != Connection(0);
+                    let taken = link.connection != Connection(0) && link.under_way < self.plan.room;
+                    *blocked |= !taken;
                     let answer = if taken { AgentInput::Sent } else { AgentInput::Refused };
                     agent.handle(now, answer);
                     if taken {
@@ -589,6 +596,7 @@ impl<'p> World<'p> {
         self.ledger.sent(node, tag, &report);
         let delay = 1 + self.rng.u64(0..=self.plan.delay);
         let link = &mut self.nodes[node].link;
+        link.under_way += 1;
         let Connection(connection) = link.connection;
         link.last_up = link.last_up.max(self.time + delay) + 1;
         let at = link.last_up;

@@ -21,8 +21,7 @@ fn the_promises_hold_whatever_fails() {
     let began = Instant::now();
     let (mut executions, mut results, mut lines) = (0, 0, 0);
     for seed in 0..seeds {
-        let summary =
-            World::run(&Plan::of_seed(seed)).unwrap_or_else(|broken| panic!("{broken}"));
+        let summary = World::run(&Plan::of_seed(seed)).unwrap_or_else(|broken| panic!("{broken}"));
         executions += summary.executions;
         results += summary.results;
         lines += summary.lines;
