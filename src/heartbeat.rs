@@ -31,10 +31,10 @@ impl DropCounts {
         u8::try_from(index).unwrap_or(u8::MAX)
     }
 
-    /// The number a job already has; 0 for one that has none.
+    /// The number a job already has; for one that has none, a number that counts nothing.
     pub(crate) fn known_number(&self, job: &str) -> u8 {
         let known = self.counts.iter().position(|(name, _)| &**name == job);
-        known.and_then(|index| u8::try_from(index).ok()).unwrap_or_default()
+        known.and_then(|index| u8::try_from(index).ok()).unwrap_or(u8::MAX)
     }
 
     /// Counts reports of a job that were dropped.

@@ -118,6 +118,7 @@ impl Agent {
         let origin = Origin::Entry { entry: name, due };
         let run = Run { id, attempt, place, serial, job, args, origin, deadline: None, timeout };
         if let Some(wrong) = wrong {
+            self.drops.number(&run.job.name);
             self.journal_took(&run);
             return self.end_unstarted(&run, RunStatus::Rejected, &wrong);
         }

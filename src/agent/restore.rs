@@ -1,7 +1,6 @@
 //! The start of an agent: what an earlier start left, and what the journal must hold for the next.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
 use fieldpost_wire::{
     Attempt, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
@@ -146,7 +145,7 @@ impl Agent {
         };
         let Some((place, serial)) = self.remember(run, attempt, deadline, state) else { return };
         let Past::Took(took) = past else { return };
-        let job = self.drops.known_number(took.job);
+        let job = took.job.parse().map_or(u8::MAX, |job| self.drops.number(&job));
         let finished = Finished {
             run,
             attempt,
@@ -181,6 +180,7 @@ impl Agent {
 
     /// The journal begins anew with all that must be remembered.
     pub(super) fn rewrite_journal(&mut self) {
+        let at = self.started_now();
         let Self { journal, known, runs, outbox, schedule, boot_id, .. } = self;
         let boot = std::iter::once(Record::Boot { id: *boot_id });
         let settled = known.iter().flat_map(|(_, entry)| {
@@ -201,14 +201,7 @@ impl Agent {
             };
             records.into_iter().flatten()
         });
-        let waiting = runs.waiting.iter().map(|run| {
-            let at = crate::run::Started {
-                boot: Duration::ZERO,
-                wall: UnixMillis(0),
-                clock: Clock::Untrusted,
-            };
-            Record::Took(super::course::took(run, at))
-        });
+        let waiting = runs.waiting.iter().map(|run| Record::Took(super::course::took(run, at)));
         let running = runs.in_progress().flat_map(|(_, active)| {
             let (run, attempt) = (active.run.id, active.run.attempt);
             let took = Record::Took(super::course::took(&active.run, active.started));
