@@ -1,5 +1,7 @@
 //! The binary's contract with whoever starts it: exit codes, and what is said.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};

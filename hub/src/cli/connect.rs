@@ -172,7 +172,10 @@ impl From<Error> for Failure {
 
 /// Who asks, where nobody says so: `cli:alice@host`.
 pub fn origin() -> String {
-    let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER"));
+    let user = std::env::var("SUDO_USER").ok().or_else(|| {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
+        Some(user.name)
+    });
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = format!("cli:{}@{}", user.as_deref().unwrap_or("?"), host.trim_end());
     name.chars().filter(char::is_ascii_graphic).take(fieldpost_wire::limits::ORIGIN).collect()

@@ -8,7 +8,7 @@ use fieldpost_wire::Name;
 use serde_json::{Value, json};
 
 use super::connect::Session;
-use super::human::{ago, count, safe, span};
+use super::human::{ago, count, safe, span, time};
 use super::table::{Table, facts};
 use super::{Exit, Failure, NodesCommand, NodesListArgs, status};
 
@@ -169,10 +169,10 @@ fn show(session: &mut Session, node: &Name, json: bool) -> Result<(), Failure> {
         };
         lines.push((shown.0.replace('_', " "), shown.1));
     }
-    let nested = row.as_object().into_iter().flatten().filter_map(|(_, value)| value.as_object());
-    for (name, value) in nested.flatten().filter(|(_, value)| !value.is_null()) {
-        let (name, shown) = status::word(name, value);
-        lines.push((name.replace('_', " "), shown));
+    let nested = row.as_object().into_iter().flatten();
+    let nested = nested.filter_map(|(name, value)| Some((name, value.as_object()?)));
+    for (group, fields) in nested {
+        lines.push((group.replace('_', " "), status::words(fields)));
     }
     let lines: Vec<(&str, String)> =
         lines.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
@@ -182,9 +182,11 @@ fn show(session: &mut Session, node: &Name, json: bool) -> Result<(), Failure> {
 
 /// An element in one word: its name, or its fields.
 fn item(value: &Value) -> String {
-    match value["name"].as_str() {
-        Some(name) => safe(name),
-        None => value.to_string(),
+    match (value["name"].as_str(), value["key"].as_str(), value["until_ms"].as_u64()) {
+        (Some(name), ..) => safe(name),
+        (None, Some(key), Some(until)) => format!("{} (until {})", safe(key), time(until)),
+        (None, Some(key), None) => safe(key),
+        _ => value.to_string(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::human::{count, safe, size, span, time};
 use super::table::facts;
@@ -16,35 +16,38 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let mut lines = Vec::new();
-    flatten("", &status, &mut lines);
+    let fields = status.as_object().into_iter().flatten();
+    let (groups, single): (Vec<_>, Vec<_>) =
+        fields.filter(|(_, value)| !value.is_null()).partition(|(_, value)| value.is_object());
+    for (name, value) in single {
+        if let Some(items) = value.as_array().filter(|items| items.iter().any(Value::is_object)) {
+            for item in items.iter().filter_map(Value::as_object) {
+                lines.push((name.clone(), words(item)));
+            }
+            continue;
+        }
+        let (name, shown) = word(name, value);
+        lines.push((name.replace('_', " "), shown));
+    }
+    for (name, value) in groups {
+        lines.push((name.clone(), value.as_object().map_or_else(String::new, words)));
+    }
     let lines: Vec<(&str, String)> =
         lines.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     facts(&mut io::stdout().lock(), &lines)?;
     Ok(())
 }
 
-/// Facts by name, in words; the names' endings say the units.
-fn flatten(path: &str, value: &Value, lines: &mut Vec<(String, String)>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let path = if path.is_empty() { name.clone() } else { format!("{path} {name}") };
-                flatten(&path, value, lines);
-            }
-        }
-        Value::Null => {}
-        Value::Array(items) if items.iter().any(Value::is_object) => {
-            for item in items {
-                let path =
-                    format!("{path} {}", item["name"].as_str().map(safe).unwrap_or_default());
-                flatten(&path, item, lines);
-            }
-        }
-        _ => {
-            let (name, shown) = word(path, value);
-            lines.push((name.replace('_', " "), shown));
-        }
-    }
+/// Fields in one line: `known 3, up 2`. What is zero or not there is left out.
+pub fn words(fields: &Map<String, Value>) -> String {
+    let told = fields.iter().filter(|(_, value)| !value.is_null() && value.as_u64() != Some(0));
+    let words: Vec<String> = told
+        .map(|(name, value)| {
+            let (name, shown) = word(name, value);
+            format!("{} {shown}", name.replace('_', " "))
+        })
+        .collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
 /// A value in words, and its name without the unit.

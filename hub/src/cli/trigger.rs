@@ -273,7 +273,9 @@ impl Watch {
                 let told = std::mem::replace(&mut node.is_final, true) && node.status == status;
                 node.status.clone_from(&status);
                 if !told && !self.json && !self.progress.is_live() {
-                    let took = us.map(|us| format!(" {}", span(Duration::from_micros(us))));
+                    let took = us
+                        .filter(|&us| us > 0)
+                        .map(|us| format!(" {}", span(Duration::from_micros(us))));
                     self.say(&format!("{} {status}{}", safe(name), took.unwrap_or_default()))?;
                 }
             }
