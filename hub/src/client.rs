@@ -334,6 +334,13 @@ impl Client {
         &self.socket
     }
 
+    /// How many connections there were so far. A request made on an earlier one is not answered
+    /// any more, where the hub restarted in between.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.monitor.welcomes()
+    }
+
     /// Where it is connected to.
     #[must_use]
     pub fn address(&self) -> &Address {

@@ -111,6 +111,7 @@ impl Cursor<'_> {
         let interrupt = Interrupt::listen()?;
         let mut asked = session.client.send("results", self.request(LONG_POLL))?;
         let mut asked_at = Instant::now();
+        let mut asked_on = session.client.connections();
         loop {
             match stream::next(session, None, &interrupt, Duration::from_secs(1))? {
                 Heard::Interrupted => return Ok(()),
@@ -123,6 +124,8 @@ impl Cursor<'_> {
                     }
                     None => stream::pause(session, &interrupt, AGAIN)?,
                 },
+                // The hub came back: nobody there remembers what was asked.
+                _ if session.client.connections() > asked_on => {}
                 _ if asked_at.elapsed() > LONG_POLL + SILENCE => {
                     eprintln!("the hub does not answer; still trying");
                 }
@@ -130,6 +133,7 @@ impl Cursor<'_> {
             }
             asked = session.client.send("results", self.request(LONG_POLL))?;
             asked_at = Instant::now();
+            asked_on = session.client.connections();
         }
     }
 

@@ -18,6 +18,8 @@ use crate::client::{Events, Reply, new_run_id};
 
 /// How long one request for the run's end is left with the hub.
 const LONG_POLL: Duration = Duration::from_secs(20);
+/// How long the first one is; each is twice as long as the one before.
+const FIRST_POLL: Duration = Duration::from_millis(250);
 /// How often output that is there may be asked for.
 const FETCH: Duration = Duration::from_millis(100);
 /// Silence of the hub until it is said to be away.
@@ -134,6 +136,7 @@ struct Watch {
     widest: usize,
     deadline: Option<Instant>,
     started: Instant,
+    next_poll: Duration,
     progress: Progress,
     nodes: BTreeMap<String, Node>,
 }
@@ -162,6 +165,7 @@ impl Watch {
             widest,
             deadline: args.wait_timeout.map(|span| Instant::now() + span.0),
             started: Instant::now(),
+            next_poll: FIRST_POLL,
             progress: Progress::new(true),
             nodes,
         }
@@ -176,6 +180,7 @@ impl Watch {
         let mut asked = self.ask(session)?;
         let mut asked_at = Instant::now();
         let mut fetched_at = Instant::now();
+        let mut asked_on = session.client.connections();
         let mut away = false;
         let mut ask_again: Option<Instant> = None;
         loop {
@@ -206,12 +211,14 @@ impl Watch {
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return self.timed_out();
             }
-            let again = ask_again.is_some_and(|at| at <= Instant::now());
+            let again = ask_again.is_some_and(|at| at <= Instant::now())
+                || session.client.connections() > asked_on;
             if again || asked_at.elapsed() > LONG_POLL + SILENCE {
                 ask_again = None;
+                asked_on = session.client.connections();
                 // It restarts, or the link is cut: the run goes on meanwhile, and asking again is
                 // harmless.
-                if !away {
+                if !again && !away {
                     away = true;
                     self.say("the hub does not answer; the run goes on, still trying")?;
                 }
@@ -225,10 +232,14 @@ impl Watch {
         }
     }
 
-    fn ask(&self, session: &mut Session) -> Result<u64, Failure> {
+    /// Asks for the end; the first times for a short while only, since events may have been
+    /// missed and the answer says how each node stands.
+    fn ask(&mut self, session: &mut Session) -> Result<u64, Failure> {
+        let poll = self.next_poll;
+        self.next_poll = (2 * poll).min(LONG_POLL);
         let left = match self.deadline {
-            Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(LONG_POLL),
-            None => LONG_POLL,
+            Some(deadline) => deadline.saturating_duration_since(Instant::now()).min(poll),
+            None => poll,
         };
         let wait_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let fields = json!({ "run_id": self.run, "wait_ms": wait_ms, "until": "final" });

@@ -32,6 +32,7 @@ pub enum Sight {
 pub struct Monitor {
     socket: Socket,
     sight: Sight,
+    welcomes: u64,
 }
 
 impl Monitor {
@@ -45,7 +46,7 @@ impl Monitor {
         watched.monitor(NAME, i32::from(wanted))?;
         let socket = Socket::new(context, SocketType::PAIR)?;
         socket.connect(NAME)?;
-        Ok(Self { socket, sight: Sight::Nothing })
+        Ok(Self { socket, sight: Sight::Nothing, welcomes: 0 })
     }
 
     /// Takes in what happened since the last look.
@@ -59,7 +60,9 @@ impl Monitor {
             }
             // Two frames: the event's number and value; its address, which is the last.
             let ([low, high, ..], true) = (frame.bytes(), frame.more()) else { continue };
-            self.sight = match u16::from_ne_bytes([*low, *high]) {
+            let event = u16::from_ne_bytes([*low, *high]);
+            self.welcomes += u64::from(event == HANDSHAKE_SUCCEEDED);
+            self.sight = match event {
                 HANDSHAKE_SUCCEEDED => Sight::Welcome,
                 HANDSHAKE_FAILED_AUTH => Sight::Refused,
                 HANDSHAKE_FAILED_NO_DETAIL | HANDSHAKE_FAILED_PROTOCOL => Sight::Broken,
@@ -71,6 +74,10 @@ impl Monitor {
 
     pub fn sight(&self) -> Sight {
         self.sight
+    }
+
+    pub fn welcomes(&self) -> u64 {
+        self.welcomes
     }
 
     pub fn socket(&self) -> &Socket {
