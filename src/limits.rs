@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_outbox_has_room_for_a_run() {
-        assert!(OUTBOX_LEAST >= RESERVED_RUNNING + CHUNK_RECORD);
+        const { assert!(OUTBOX_LEAST >= RESERVED_RUNNING + CHUNK_RECORD) };
         assert_eq!(most_running(OUTBOX_LEAST), 1);
         assert_eq!(most_running(1024 * 1024), 13);
         assert_eq!(most_running(OUTBOX_MOST), RUNNING);

@@ -290,6 +290,14 @@ impl World {
         self.said.iter().filter_map(end).collect()
     }
 
+    /// What the last heartbeat said of drops.
+    fn drops(&self) -> Option<u64> {
+        self.said.iter().rev().find_map(|said| match said {
+            Said::Heartbeat { drops, .. } => Some(*drops),
+            _ => None,
+        })
+    }
+
     fn statuses(&self) -> Vec<(u8, Status)> {
         self.finished().iter().map(|end| (end.run.0[0], end.status)).collect()
     }
@@ -707,11 +715,7 @@ fn while_the_hub_is_away_whole_outputs_go_oldest_first() {
     let chunks = world.said.iter().filter(|said| matches!(said, Said::Output(..))).count();
     assert_eq!(chunks as u32, ends[1].chunks, "only the second's");
     world.pass(61, true);
-    let dropped = world.said.iter().filter_map(|said| match said {
-        Said::Heartbeat { drops, .. } => Some(*drops),
-        _ => None,
-    });
-    assert_eq!(dropped.last(), Some(4));
+    assert_eq!(world.drops(), Some(4));
 }
 
 impl World {
@@ -759,11 +763,7 @@ fn memory_stays_bounded_and_every_end_is_told_or_counted_when_the_hub_is_away_fo
     world.welcome();
     let told = world.finished().len() as u64;
     world.pass(10, true);
-    let dropped = world.said.iter().filter_map(|said| match said {
-        Said::Heartbeat { drops, .. } => Some(*drops),
-        _ => None,
-    });
-    let dropped = dropped.last().unwrap();
+    let dropped = world.drops().unwrap();
     assert!(told > 1000, "{told}");
     assert!(told + dropped >= 4990, "{told} + {dropped}");
 }
