@@ -109,7 +109,11 @@ impl Cron {
     }
 
     /// The first due time after `after`; `None` only where time zones end.
-    pub(crate) fn next_after(&self, after: UnixMillis, zone: TimeZoneRef<'_>) -> Option<UnixMillis> {
+    pub(crate) fn next_after(
+        &self,
+        after: UnixMillis,
+        zone: TimeZoneRef<'_>,
+    ) -> Option<UnixMillis> {
         let after = i64::try_from(after.0 / 1000).ok()?;
         let next = if self.hours == ALL_HOURS {
             self.next_on_the_wall(after, zone)?
@@ -200,8 +204,9 @@ impl Cron {
             }
         }
         let later = if hour < 24 { u64::from(self.hours) >> (hour + 1) << (hour + 1) } else { 0 };
-        (later != 0)
-            .then(|| i64::from(later.trailing_zeros()) * 60 + i64::from(self.minutes.trailing_zeros()))
+        (later != 0).then(|| {
+            i64::from(later.trailing_zeros()) * 60 + i64::from(self.minutes.trailing_zeros())
+        })
     }
 }
 
@@ -212,7 +217,9 @@ impl Field {
         let mut bits = 0;
         for item in text.split(',') {
             let (range, step) = match item.split_once('/') {
-                Some((range, step)) => (range, Some(number(step).filter(|&n| n > 0).ok_or_else(bad)?)),
+                Some((range, step)) => {
+                    (range, Some(number(step).filter(|&n| n > 0).ok_or_else(bad)?))
+                }
                 None => (item, None),
             };
             let (first, last) = match range.split_once('-') {
@@ -379,10 +386,27 @@ mod tests {
     #[test]
     fn what_is_no_expression_is_refused_with_its_field() {
         for bad in [
-            "", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *",
-            "* * * * 8", "5-1 * * * *", "*/0 * * * *", "a * * * *", "* * * foo *", "1, * * * *",
-            "-1 * * * *", "1-2-3 * * * *", "*/ * * * *", "@reboot", "+1 * * * *", "256 * * * *",
-            "0 0 30 2 *", "0 0 31 4,6,9,11 *",
+            "",
+            "* * * *",
+            "* * * * * *",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "a * * * *",
+            "* * * foo *",
+            "1, * * * *",
+            "-1 * * * *",
+            "1-2-3 * * * *",
+            "*/ * * * *",
+            "@reboot",
+            "+1 * * * *",
+            "256 * * * *",
+            "0 0 30 2 *",
+            "0 0 31 4,6,9,11 *",
         ] {
             assert!(Cron::parse(bad).is_err(), "{bad}");
         }
