@@ -19,8 +19,8 @@
 //! Outputs come in the order in which they have to be done: what must be in the journal is
 //! appended before the run that it tells of starts.
 //!
-//! The walk of a run through the core: [`command`] takes a trigger, [`course`] makes a run of it and
-//! takes what it leaves, [`output`] sends that home. [`restore`] picks up what an earlier start left.
+//! The walk of a run through the core: `command` takes a trigger, `course` makes a run of it and
+//! takes what it leaves, `output` sends that home. `restore` picks up what an earlier start left.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
