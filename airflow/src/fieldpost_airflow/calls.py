@@ -177,6 +177,17 @@ def schedule_set(
     return answer
 
 
+def taken_up(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> dict[str, bool]:
+    """Of the selected nodes, which hold the schedule that they should."""
+    named, groups = set(select.get("nodes", ())), set(select.get("groups", ()))
+    chosen = {
+        str(row.get("node")): row
+        for row in rows
+        if select.get("all") or row.get("node") in named or groups & set(row.get("groups") or ())
+    }
+    return {name: bool(row.get("schedule_current")) for name, row in chosen.items()}
+
+
 @dataclass(frozen=True)
 class Page:
     """Results in the hub's order."""
