@@ -97,7 +97,9 @@ def run(run_id: str, wait_ms: int = 0) -> Call[RunState]:
         if not page.nodes:
             break
         nodes.extend(page.nodes)
-    return RunState(state.run_id or run_id, state.final, state.count, tuple(nodes), None, state.head)
+    return RunState(
+        state.run_id or run_id, state.final, state.count, tuple(nodes), None, state.head
+    )
 
 
 def is_final(run_id: str, wait_ms: int = WAIT_MS) -> Call[bool]:
@@ -149,7 +151,7 @@ def nodes(group: str | None = None, online: bool | None = None) -> Call[list[Jso
 
 def is_online(row: Mapping[str, Any]) -> bool:
     """Whether the hub hears a node."""
-    return row.get("state") == "online"
+    return row.get("state") == "up"
 
 
 def node(name: str) -> Call[Json]:
@@ -177,15 +179,32 @@ def schedule_set(
     return answer
 
 
-def taken_up(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> dict[str, bool]:
-    """Of the selected nodes, which hold the schedule that they should."""
-    named, groups = set(select.get("nodes", ())), set(select.get("groups", ()))
-    chosen = {
-        str(row.get("node")): row
+def selected(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> list[str]:
+    """The names of the nodes that a selector means."""
+    if "nodes" in select:
+        return list(select["nodes"])
+    groups = set(select.get("groups", ()))
+    return [
+        str(row.get("node"))
         for row in rows
-        if select.get("all") or row.get("node") in named or groups & set(row.get("groups") or ())
-    }
-    return {name: bool(row.get("schedule_current")) for name, row in chosen.items()}
+        if select.get("all") or groups & set(row.get("groups") or ())
+    ]
+
+
+def online(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> list[str]:
+    """The names of the selected nodes that the hub hears."""
+    heard = {str(row.get("node")) for row in rows if is_online(row)}
+    return [name for name in selected(rows, select) if name in heard]
+
+
+def taken_up(names: Sequence[str]) -> Call[dict[str, bool]]:
+    """Of these nodes, which say that they hold the schedule that they should."""
+    taken = {}
+    for name in names:
+        row = yield from node(name)
+        schedule = row.get("schedule")
+        taken[name] = isinstance(schedule, dict) and schedule.get("up_to_date") is True
+    return taken
 
 
 @dataclass(frozen=True)
@@ -195,6 +214,8 @@ class Page:
     results: tuple[Json, ...]
     next: int | None
     """The offset to go on after: beyond results that a filter left out, too."""
+    newest: int = 0
+    """The offset of the hub's newest result."""
 
 
 def results(
@@ -223,7 +244,18 @@ def results(
     following = answer.get("next")
     if following is None and rows:
         following = rows[-1].get("offset")
-    return Page(rows, following if isinstance(following, int) else after)
+    newest = answer.get("newest")
+    return Page(
+        rows,
+        following if isinstance(following, int) else after,
+        newest if isinstance(newest, int) else 0,
+    )
+
+
+def newest() -> Call[int]:
+    """The offset of the newest result: where "from now on" begins."""
+    page = yield from results(2**63 - 1, limit=1)
+    return page.newest
 
 
 def results_commit(consumer: str, offset: int | None) -> Call[None]:
@@ -246,14 +278,18 @@ __all__ = [
     "cancel",
     "is_final",
     "is_online",
+    "newest",
     "node",
     "nodes",
+    "online",
     "output",
     "results",
     "results_commit",
     "run",
     "schedule_get",
     "schedule_set",
+    "selected",
     "status",
     "submit",
+    "taken_up",
 ]

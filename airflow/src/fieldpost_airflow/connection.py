@@ -22,6 +22,7 @@ import zmq
 from fieldpost_airflow.sockets import Address
 
 CLIENTS_PORT = 4512
+EVENTS_PORT = 4513
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 
@@ -47,7 +48,9 @@ def address(conn: Fields) -> Address:
     if not host:
         raise ValueError(f"the connection {name} has no host: the hub's name is expected")
     if host.startswith("/"):
-        return Address(endpoint=f"ipc://{host}", timeout=timeout)
+        # The hub's own names for its two local sockets.
+        local = extra.get("events_socket") or host.rpartition("/")[0] + "/events.sock"
+        return Address(endpoint=f"ipc://{host}", events=f"ipc://{local}", timeout=timeout)
     port = int(conn.port or CLIENTS_PORT)
     server = _key(name, "extra field server_key (the hub's public key)", extra.get("server_key"))
     secret = _key(name, "password (the client's secret key)", conn.password)
@@ -62,6 +65,7 @@ def address(conn: Fields) -> Address:
         host = f"[{host}]"
     return Address(
         endpoint=f"tcp://{host}:{port}",
+        events=f"tcp://{host}:{int(extra.get('events_port') or EVENTS_PORT)}",
         server_key=server,
         public_key=public,
         secret_key=secret,

@@ -107,9 +107,7 @@ class FieldpostHook(BaseHook):
         """A run with all its nodes. With ``wait``: when it is final, or after so many seconds."""
         return drive(self.get_conn(), calls.run(run_id, round(wait * 1000)))
 
-    def output(
-        self, run_id: str, node: str | None = None, *, attempt: int | None = None
-    ) -> bytes:
+    def output(self, run_id: str, node: str | None = None, *, attempt: int | None = None) -> bytes:
         """All that a run wrote on a node. See :meth:`stream_output` for large ones."""
         return b"".join(self.stream_output(run_id, node, attempt=attempt))
 
@@ -186,6 +184,10 @@ class FieldpostHook(BaseHook):
             wait_ms=round(wait * 1000),
         )
         return drive(self.get_conn(), call)
+
+    def newest(self) -> int:
+        """The offset of the hub's newest result."""
+        return drive(self.get_conn(), calls.newest())
 
     def results_commit(self, consumer: str, offset: int | None) -> None:
         """Everything up to this offset is done with."""
@@ -299,7 +301,9 @@ class FieldpostAsyncHook(BaseHook):
         """See :meth:`FieldpostHook.output`."""
 
         def whole() -> Generator[Request, Json, bytes]:
-            call, parts, answer = calls.output(run_id, node, attempt), [], None
+            call = calls.output(run_id, node, attempt)
+            parts: list[bytes] = []
+            answer: Json | None = None
             while True:
                 try:
                     step = call.send(answer)
@@ -368,6 +372,10 @@ class FieldpostAsyncHook(BaseHook):
             wait_ms=round(wait * 1000),
         )
         return await self._drive(call)
+
+    async def newest(self) -> int:
+        """See :meth:`FieldpostHook.newest`."""
+        return await self._drive(calls.newest())
 
     async def results_commit(self, consumer: str, offset: int | None) -> None:
         """See :meth:`FieldpostHook.results_commit`."""

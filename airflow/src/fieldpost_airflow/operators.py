@@ -154,7 +154,8 @@ class FieldpostTriggerOperator(BaseOperator):
         self.deferrable = deferrable
         self.min_success = min_success
         self.offline = offline
-        self.output = output
+        # BaseOperator.output is the task's XComArg.
+        self.output_kind = output
         self.output_to = output_to
         self.cancel_on_kill = cancel_on_kill
         self.fieldpost_conn_id = fieldpost_conn_id
@@ -276,13 +277,7 @@ class FieldpostTriggerOperator(BaseOperator):
             return {}
         select = protocol.select(self.node, self.group, self.all_nodes)
         rows = {str(row.get("node")): row for row in hook.nodes()}
-        named: list[str] = select.get("nodes", [])
-        groups = set(select.get("groups", []))
-        wanted = named or [
-            name
-            for name, row in rows.items()
-            if not groups or groups & set(row.get("groups") or ())
-        ]
+        wanted = calls.selected(list(rows.values()), select)
         online = [name for name in wanted if calls.is_online(rows.get(name, {}))]
         offline = [name for name in wanted if name in rows and name not in online]
         if offline and self.offline == "fail":
@@ -358,9 +353,9 @@ class FieldpostTriggerOperator(BaseOperator):
         if node.result.get("output_dropped"):
             raise FieldpostError(f"{node.node} had to drop this output while the hub was away")
         most = conf.getint("fieldpost", "xcom_bytes", fallback=65_536)
-        if self.output != "path" and size <= most:
+        if self.output_kind != "path" and size <= most:
             data = hook.output(run.run_id, node.node, attempt=attempt)
-            return {"output": outcome.parse(data, self.output)}
+            return {"output": outcome.parse(data, self.output_kind)}
         if self.output_to is None:
             raise FieldpostError(
                 f"{node.node}'s output has {size} bytes, and XCom takes {most} "
@@ -386,19 +381,18 @@ class FieldpostTriggerOperator(BaseOperator):
         """The run of an earlier try, if this is a retry and that run was not seen to its end."""
         store = context.get("task_state_store")
         record = store.get(_RECORD) if store is not None else None
-        if not isinstance(record, dict) or not isinstance(record.get("run_id"), str):
+        if not isinstance(record, dict) or record.get("over"):
             return None
-        if record.get("over"):
-            return None
+        before = str(record.get("run_id"))
         if record.get("max_tries") == _max_tries(context):
             return record
         # Airflow gives a cleared task more tries: it is to run afresh. Its old run may still go on,
         # when nobody was there to cancel it.
         if self.cancel_on_kill:
             try:
-                hook.cancel(record["run_id"], origin="airflow: the task was cleared")
+                hook.cancel(before, origin="airflow: the task was cleared")
             except FieldpostError as error:
-                self.log.info("The run %s was not cancelled: %s", record["run_id"], error)
+                self.log.info("The run %s was not cancelled: %s", before, error)
         return None
 
     def _remember(self, context: Context, run_id: str, memo: Json) -> None:
@@ -426,7 +420,8 @@ class FieldpostScheduleOperator(BaseOperator):
     """Hands a schedule to nodes; they keep it and run by it, with or without a link to the hub.
 
     It replaces what was scheduled for that selector before; the same again changes nothing. Gives
-    ``{"version", "nodes": {node: taken up?}}``: a node that is offline takes it up when it is back.
+    ``{"changed", "count", "nodes": {node: taken up?}}``: a node that is offline takes it up when it
+    is back.
 
     .. code-block:: python
 
@@ -437,8 +432,8 @@ class FieldpostScheduleOperator(BaseOperator):
         )
 
     :param entries: each with ``id``, ``job``, and ``cron`` or ``every_ms``; and ``args``,
-        ``splay_ms``, ``catch_up`` (``"skip"``, ``"once"``, ``{"all": n}``), ``overlap`` (``"skip"``,
-        ``"queue"``), ``timeout_ms``
+        ``splay_ms``, ``catch_up`` (``"skip"``, ``"once"``, ``{"all": n}``), ``overlap``
+        (``"skip"``, ``"queue"``), ``timeout_ms``
     :param min_taken_up: the share (a float) or number (an int) of nodes that must have taken it up
         within ``wait`` seconds
     """
@@ -485,12 +480,14 @@ class FieldpostScheduleOperator(BaseOperator):
                 f"{up} of {len(taken)} nodes have taken the schedule up within {self.wait} s, "
                 f"{needed} needed; not yet: {late}"
             )
-        return {"version": answer.get("version"), "nodes": taken}
+        changed = bool(answer.get("changed"))
+        return {"changed": changed, "count": answer.get("count", len(taken)), "nodes": taken}
 
     def _taken_up(self, hook: FieldpostHook, select: Mapping[str, Any]) -> dict[str, bool]:
         ends = time.monotonic() + self.wait
+        names = calls.selected(hook.nodes() if "nodes" not in select else [], select)
         while True:
-            taken = calls.taken_up(hook.nodes(), select)
+            taken = drive(hook.get_conn(), calls.taken_up(names))
             if all(taken.values()) or time.monotonic() >= ends:
                 return taken
             # The hub has no way to be told of this; a worker may sleep, a trigger may not.

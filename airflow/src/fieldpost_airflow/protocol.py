@@ -57,6 +57,10 @@ class Refused(FieldpostError):
         self.message = message
 
 
+PASSING = frozenset({"stopping", "store_unavailable", "busy"})
+"""What is refused with these may be granted in a moment."""
+
+
 class BadAnswer(FieldpostError):
     """The hub's answer is not the protocol."""
 
@@ -107,9 +111,9 @@ def decode(frame: bytes) -> Reply:
         request_id = 0
     if fields.pop("ok"):
         return Reply(request_id, fields)
-    error = fields.get("error")
-    error = error if isinstance(error, dict) else {}
-    refused = Refused(str(error.get("code", "error")), str(error.get("message", "no reason given")))
+    said = fields.get("error")
+    said = said if isinstance(said, dict) else {}
+    refused = Refused(str(said.get("code", "error")), str(said.get("message", "no reason given")))
     return Reply(request_id, {}, refused)
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,8 +20,8 @@ from weakref import WeakKeyDictionary
 import zmq
 import zmq.asyncio
 
-from fieldpost_airflow.exchange import WANTED, Exchange, Sight
-from fieldpost_airflow.protocol import HubAway, Json, Reply
+from fieldpost_airflow.exchange import SUCCEEDED, WANTED, Exchange, Sight
+from fieldpost_airflow.protocol import PASSING, HubAway, Json, Refused, Reply
 
 _HEARTBEAT_MS = 20_000
 _MOST_FRAME = 65_600
@@ -30,6 +30,13 @@ _SILENCE = 10.0
 _RETRY = 1.0
 """Seconds between tries of a connection that libzmq gave up."""
 
+_BREATH = 0.25
+"""Seconds until a request is made again that the hub could not grant at this moment."""
+
+
+def _may_pass(refused: Refused, until: float) -> bool:
+    return refused.code in PASSING and time.monotonic() + _BREATH < until
+
 
 @dataclass(frozen=True)
 class Address:
@@ -37,6 +44,8 @@ class Address:
 
     endpoint: str
     """``tcp://host:4512``, or ``ipc:///run/fieldpost/hub.sock`` on the hub's own host."""
+    events: str = ""
+    """Where the hub publishes live events: ``tcp://host:4513``."""
     server_key: str = ""
     public_key: str = ""
     secret_key: str = field(default="", repr=False)
@@ -73,7 +82,6 @@ def _event(frames: list[bytes]) -> int:
     return int.from_bytes(frames[0][:2], sys.byteorder)
 
 
-
 class Client:
     """A connection for plain code. One process' own, and safe to share among its threads.
 
@@ -99,8 +107,16 @@ class Client:
     ) -> Json:
         """Asks, and waits for the answer: ``wait`` (what the hub was told to wait) and the
         connection's timeout, or ``patience``, beyond it. Raises a ``FieldpostError``."""
+        allowed = wait + (self.address.timeout if patience is None else patience)
+        until = time.monotonic() + allowed
         with self._lock:
-            return self._call(op, fields, wait, patience)
+            while True:
+                try:
+                    return self._call(op, fields, wait, until, allowed)
+                except Refused as refused:
+                    if not _may_pass(refused, until):
+                        raise
+                    time.sleep(_BREATH)
 
     def close(self) -> None:
         """Ends the connection; the next call makes a new one."""
@@ -139,7 +155,7 @@ class Client:
         return self._socket, self._monitor
 
     def _call(
-        self, op: str, fields: Mapping[str, Any], wait: float, patience: float | None
+        self, op: str, fields: Mapping[str, Any], wait: float, until: float, allowed: float
     ) -> Json:
         socket, monitor = self._open()
         self._look(socket, monitor)
@@ -147,16 +163,14 @@ class Client:
         request_id, frame = exchange.ask(op, fields)
         if exchange.up:
             socket.send(frame)
-        allowed = wait + (self.address.timeout if patience is None else patience)
-        started = time.monotonic()
-        again = started + wait + _SILENCE
+        again = time.monotonic() + wait + _SILENCE
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(monitor, zmq.POLLIN)
         try:
             while True:
                 now = time.monotonic()
-                left = started + allowed - now
+                left = until - now
                 if left <= 0:
                     raise exchange.away(allowed)
                 if now >= again:
@@ -230,14 +244,25 @@ class AsyncClient:
         """Like :meth:`Client.call`. With an infinite ``patience`` a hub that is away is waited for;
         a key that is not let in is an error all the same."""
         allowed = wait + (self.address.timeout if patience is None else patience)
+        until = time.monotonic() + allowed
+        while True:
+            try:
+                return await self._call(op, fields, wait, until, allowed)
+            except Refused as refused:
+                if not _may_pass(refused, until):
+                    raise
+                await asyncio.sleep(_BREATH)
+
+    async def _call(
+        self, op: str, fields: Mapping[str, Any], wait: float, until: float, allowed: float
+    ) -> Json:
         request_id, frame = self._exchange.ask(op, fields)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = reply
-        started = time.monotonic()
         try:
             await self._send_if_up(frame)
             while True:
-                left = started + allowed - time.monotonic()
+                left = until - time.monotonic()
                 if left <= 0:
                     raise self._exchange.away(allowed)
                 done, _ = await asyncio.wait({reply}, timeout=min(left, wait + _SILENCE))
@@ -303,9 +328,7 @@ class _Shared:
     users: int = 0
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Address, _Shared]] = (
-    WeakKeyDictionary()
-)
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Address, _Shared]] = WeakKeyDictionary()
 
 
 @contextlib.asynccontextmanager
@@ -329,6 +352,41 @@ def sharers(address: Address) -> int:
     """How many use this event loop's connection to a hub."""
     entry = _shared.get(asyncio.get_running_loop(), {}).get(address)
     return entry.users if entry is not None else 0
+
+
+@contextlib.asynccontextmanager
+async def events(
+    address: Address, topics: Sequence[str]
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Subscribes to live events. Gives what waits until something has happened: an event, or that
+    the connection was made (again), before which events may have been missed."""
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.SUB)
+    monitor: Any = None
+    try:
+        _prepare(socket, address)
+        for topic in topics:
+            socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        monitor = socket.get_monitor_socket(SUCCEEDED)
+        socket.connect(address.events)
+        poller = zmq.asyncio.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(monitor, zmq.POLLIN)
+
+        async def happened() -> None:
+            await poller.poll()
+            for each in (socket, monitor):
+                with contextlib.suppress(zmq.Again):
+                    while True:
+                        await each.recv_multipart(zmq.NOBLOCK)
+
+        yield happened
+    finally:
+        if monitor is not None:
+            socket.disable_monitor()
+            monitor.close(0)
+        socket.close(0)
+        context.term()
 
 
 _clients: dict[Address, Client] = {}
