@@ -52,7 +52,7 @@ class FakeHub:
         self._router.curve_server = True
         self._router.curve_secretkey = self._server_secret.encode()
         self._router.bind(self.endpoint or "tcp://127.0.0.1:*")
-        self.endpoint = self._router.last_endpoint.decode().rstrip("\0")
+        self.endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()

@@ -17,7 +17,7 @@ from fieldpost_airflow.protocol import FieldpostError, HubAway, NotAllowed, Refu
 
 @pytest.mark.parametrize("module", [protocol, outcome])
 def test_the_documentation_is_true(module: object) -> None:
-    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+    assert doctest.testmod(module).failed == 0
 
 
 def test_a_run_id_is_a_uuid_of_version_7_of_this_moment() -> None:
