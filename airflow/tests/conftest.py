@@ -56,3 +56,17 @@ def own_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def _short(_: pytest.TempPathFactory) -> Path:
     # A Unix socket's path has at most 108 bytes, and pytest's folders are long.
     return Path(tempfile.mkdtemp(prefix="fp."))
+
+
+@pytest.fixture(scope="session")
+def airflow_db() -> None:
+    """Airflow's database, made once."""
+    import subprocess
+    import sys
+
+    (Path(_HOME) / "dags").mkdir()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "migrate"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ name = "fail-on-gw-2"
 command = ["/bin/sh", "-c", "test $FIELDPOST_NODE != gw-2 && echo 1"]
 [[job]]
 name = "fail-once"
-command = ["/bin/sh", "-c", "if test -e '{home}/once'; then echo 1; else touch '{home}/once'; exit 1; fi"]
+command = ["/bin/sh", "-c", "test -e '{home}/once' && echo 1 || exec mkdir '{home}/once' x"]
 [[job]]
 name = "hang"
 command = ["/bin/sh", "-c", "echo $$ >'{home}/hanging'; exec sleep 600"]
