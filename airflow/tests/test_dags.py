@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ Play = Callable[..., Any]
 
 
 @pytest.fixture
-def play(request: pytest.FixtureRequest) -> Iterator[Play]:
+def play(request: pytest.FixtureRequest) -> Play:
     """Runs a DAG of one task; gives its state and its XComs."""
     number = iter(range(100))
 
@@ -50,7 +50,7 @@ def play(request: pytest.FixtureRequest) -> Iterator[Play]:
             make(task_id="it", **kwargs)
         return played(dag)["it"]
 
-    yield once
+    return once
 
 
 def played(dag: DAG) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -65,12 +65,8 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": "fieldpost", "class-name": "fieldpost_airflow.decorators.fieldpost_task"}
         ],
-        "queues": [
-            {
-                "name": "fieldpost",
-                "message-queue-class": "fieldpost_airflow.queues.FieldpostMessageQueueProvider",
-            }
-        ],
+        # Airflow 3.3 reads class names here, whatever its schema says.
+        "queues": ["fieldpost_airflow.queues.FieldpostMessageQueueProvider"],
         "asset-uris": [
             {
                 "schemes": ["fieldpost"],
