@@ -102,6 +102,11 @@ def _ports() -> Iterator[int]:
 _free = _ports()
 
 
+def next_port() -> int:
+    """A port that nobody has."""
+    return next(_free)
+
+
 class Site:
     """A hub, and agents named gw-1, gw-2, … in the group ``field``."""
 

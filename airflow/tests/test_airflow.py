@@ -42,7 +42,7 @@ def test_airflow_finds_all_of_it() -> None:
     assert hook.hook_class_name == "fieldpost_airflow.hooks.FieldpostHook"
     assert "fieldpost" in runtime.asset_uri_handlers
     assert "fieldpost_airflow.links.FieldpostRunLink" in manager.extra_links_class_names
-    assert "fieldpost" in dict(manager.provider_configs)
+    assert "fieldpost" in dict(manager.provider_configs)["airflow-provider-fieldpost"]
 
 
 def test_the_provider_info_is_as_airflow_wants_it() -> None:
