@@ -143,12 +143,13 @@ class Live:
         try:
             request = f"http://127.0.0.1:{self.port}/auth/token"
             with urllib.request.urlopen(request, timeout=30) as answer:
-                self.token: str = json.load(answer)["access_token"]
+                token = str(json.load(answer)["access_token"])
         except (urllib.error.URLError, OSError):
             return None
-        return self.token
+        self.token = token
+        return token
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    def _ask(self, method: str, path: str, body: Any = None, tries: int = 20) -> Any:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/api/v2{path}",
             method=method,
@@ -162,7 +163,12 @@ class Live:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{method} {path}: {error.read().decode()}") from None
+            said = error.read().decode()
+            # SQLite has one writer at a time, and Airflow does not wait long for its turn.
+            if "Database error" in said and tries > 1:
+                time.sleep(0.5)
+                return self._ask(method, path, body, tries - 1)
+            raise AssertionError(f"{method} {path}: {said}") from None
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -174,6 +180,7 @@ class Live:
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100"
+        time.sleep(0.3)  # it is asked for in a loop, and Airflow has better things to do
         found: list[dict[str, Any]] = self.get(path)["task_instances"]
         return found
 

@@ -30,7 +30,11 @@ def live() -> Iterator[Live]:
 def hanging(live: Live, node: str = "gw-1") -> int:
     """The process of the job that hangs, once it runs."""
     file = live.site.home(node) / "hanging"
-    pid = eventually("the job runs", lambda: file.exists() and file.read_text().strip(), 120.0)
+
+    def written() -> str | None:
+        return file.read_text().strip() or None if file.exists() else None
+
+    pid = eventually("the job runs", written, 120.0)
     assert Path(f"/proc/{pid}").exists()
     return int(pid)
 

@@ -81,6 +81,11 @@ class Exchange:
             self.up = False
         return []
 
+    @staticmethod
+    def is_failure(event: int) -> bool:
+        """Whether an event is the end of a connection, and not of this try alone."""
+        return event in (FAILED_NO_DETAIL, FAILED_PROTOCOL, FAILED_AUTH)
+
     @property
     def must_reconnect(self) -> bool:
         """libzmq gives a connection up for good after these; only we can try again."""

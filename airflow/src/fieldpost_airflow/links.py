@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 RUN_ID_KEY = "fieldpost_run_id"
-"""The XCom that holds the run's id: from before the submit on."""
+"""The XCom that holds the run's id."""
 
 
 @attrs.define()

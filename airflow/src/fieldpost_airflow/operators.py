@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Offline = Literal["wait", "fail", "skip"]
 
 RESULTS_KEY = "fieldpost_results"
-"""The XCom that holds each node's result, also when the task fails."""
+"""The XCom that holds each node's result when the task fails."""
 SUMMARY_KEY = "fieldpost_summary"
 """The XCom that says how many nodes it went well on, and what went wrong on the others."""
 
@@ -85,8 +85,8 @@ class FieldpostTriggerOperator(BaseOperator):
 
     A node's result holds its ``status``, ``output`` (or ``path``), ``exit_code``, ``attempt``,
     times, and the tail of ``stderr``. The task is a success when ``min_success`` of the nodes say
-    ``ok``; a node that is lost never does. Each node's result is also in the XCom
-    ``fieldpost_results``, and a summary in ``fieldpost_summary``: also when the task fails.
+    ``ok``; a node that is lost never does. A summary is in the XCom ``fieldpost_summary``; when the
+    task fails, each node's result is in ``fieldpost_results``.
 
     The run's id is made and stored before the submit, and to submit again with it is the same run:
     whatever dies in between, no run is lost or doubled. A retry after a crash goes on waiting for
@@ -177,6 +177,7 @@ class FieldpostTriggerOperator(BaseOperator):
         with one_sentence():
             hook = self.hook
             run, memo = self._submit(context, hook)
+            context["ti"].xcom_push(key=RUN_ID_KEY, value=run.run_id)
             if not self.wait_for_completion:
                 self.log.info("The hub has stored the run %s; nobody waits for it", run.run_id)
                 return {"run_id": run.run_id, "count": run.count, "nodes": list(run.nodes)}
@@ -223,7 +224,7 @@ class FieldpostTriggerOperator(BaseOperator):
     def _submit(self, context: Context, hook: FieldpostHook) -> tuple[calls.Submitted, Json]:
         record = self._remembered(context, hook)
         if record is not None:
-            memo = record.get("memo") or {}
+            memo: Json = record.get("memo") or {}
             run = self._ask(context, hook, record["run_id"], memo)
             if run is not None and not self._is_spent(hook, run):
                 self.log.info("Going on with the run %s", run.run_id)
@@ -242,7 +243,6 @@ class FieldpostTriggerOperator(BaseOperator):
     ) -> calls.Submitted | None:
         """Submits; ``None`` where a run of an earlier try is not this one any more."""
         self.fieldpost_run_id = run_id
-        context["ti"].xcom_push(key=RUN_ID_KEY, value=run_id)
         online = memo.get("online")
         where: dict[str, Any] = (
             {"node": online}
@@ -343,8 +343,8 @@ class FieldpostTriggerOperator(BaseOperator):
             raise AirflowException(judged.sentence)
         level = self.log.warning if judged.not_ok or judged.offline else self.log.info
         level("%s", judged.sentence)
-        ti.xcom_push(key=RESULTS_KEY, value=results)
-        self._forget(context)
+        # It is not forgotten: a worker that dies before Airflow knows of the success is followed by
+        # a try that finds this run, and its results.
         return results
 
     def _read(self, hook: FieldpostHook, run: RunState, node: NodeState) -> Json:

@@ -304,10 +304,10 @@ class AsyncClient:
 
     async def _read_monitor(self) -> None:
         while True:
-            frames = await self._monitor.recv_multipart()
-            for frame in self._exchange.happened(_event(frames)):
+            event = _event(await self._monitor.recv_multipart())
+            for frame in self._exchange.happened(event):
                 await self._socket.send(frame)
-            if not self._exchange.must_reconnect:
+            if not self._exchange.is_failure(event):
                 continue
             if self._exchange.sight is Sight.REFUSED:
                 self._fail_all(self._exchange.away(0))
