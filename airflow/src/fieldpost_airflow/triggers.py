@@ -226,6 +226,8 @@ class FieldpostEventTrigger(BaseEventTrigger):
 
 
 _SETTLED = 60.0
+_MOST_LISTED = 100
+"""Consumers that the hub's status lists."""
 
 
 class ResultStream(SharedStreamProducer):
@@ -268,9 +270,16 @@ class ResultStream(SharedStreamProducer):
     async def _start(self) -> int:
         """Where to go on; a new consumer is made known at once, so that nothing is missed."""
         status = await self.hook.status()
-        for known in status.get("consumers", ()):
+        consumers = status.get("consumers", ())
+        for known in consumers:
             if known.get("name") == self.trigger.consumer:
                 return int(known["offset"])
+        if len(consumers) >= _MOST_LISTED:
+            # It may be known and not be listed: to start anew would lose what it has not read.
+            raise FieldpostError(
+                f"the hub has {len(consumers)} consumers or more, and does not say where "
+                f"{self.trigger.consumer} stands; remove those that nobody uses"
+            )
         offset = 0 if self.trigger.start == "all" else await self.hook.newest()
         await self.commit(offset)
         return offset
