@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -129,11 +130,12 @@ class Live:
             os.killpg(process.pid, signal.SIGTERM)
         ends = time.monotonic() + 15
         for process in self.processes.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, ends - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            # What it forked may outlive it.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+            process.wait(10)
         if os.environ.get("KEEP") is None:
             shutil.rmtree(self.home, ignore_errors=True)
 
