@@ -14,6 +14,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, AdvanceOutcome
 
 from fieldpost_airflow import sockets, triggers
+from fieldpost_airflow.hooks import FieldpostAsyncHook
 from fieldpost_airflow.protocol import FieldpostError
 from fieldpost_airflow.triggers import (
     FieldpostEventTrigger,
@@ -98,6 +99,30 @@ async def test_a_kill_cancels_only_when_airflow_says_that_the_task_is_over(
     await trigger.on_kill()
     ended = site.hook.run(run.run_id, wait=20.0)
     assert [node.status for node in ended.nodes] == ["cancelled" if is_cancelled else "ok"]
+
+
+async def test_a_kill_goes_on_when_airflow_cancels_it_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def said(_: Any) -> Any:
+        asked.set()
+        await answer.wait()
+        return True, "failed"
+
+    monkeypatch.setattr(triggers, "state_of", said)
+    run = site.hook.submit("hang", node="gw-3")
+    trigger = FieldpostRunTrigger(run.run_id)
+    trigger._task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)
+    killing = asyncio.create_task(trigger.on_kill())
+    await asked.wait()
+    killing.cancel()
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await killing
+    ended = await FieldpostAsyncHook().run(run.run_id, wait=20.0)
+    assert [node.status for node in ended.nodes] == ["cancelled"]
 
 
 async def test_nodes_that_come_back(own_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

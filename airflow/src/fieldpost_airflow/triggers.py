@@ -21,6 +21,7 @@ from fieldpost_airflow.protocol import FieldpostError, Json
 
 _WAIT = 60.0
 """Seconds that one request is left with the hub; it answers at once when there is something."""
+_kills: set[asyncio.Task[None]] = set()
 _IN_PROGRESS = frozenset({"deferred", "running"})
 
 
@@ -107,6 +108,14 @@ class FieldpostRunTrigger(BaseTrigger):
         trigger elsewhere, so it is asked first."""
         if not self.cancel_on_kill or self._fired or self.task_instance is None:
             return
+        # Until a trigger has ended, the triggerer cancels it again at each of its rounds, and would
+        # so cut this short.
+        work = asyncio.create_task(self._cancel_if_over(), name=f"fieldpost cancel {self.run_id}")
+        _kills.add(work)
+        work.add_done_callback(_kills.discard)
+        await asyncio.shield(work)
+
+    async def _cancel_if_over(self) -> None:
         known, state = await state_of(self.task_instance)
         if not known or state in _IN_PROGRESS:
             self.log.info("The run %s goes on: its task is %s", self.run_id, state or "unknown")
