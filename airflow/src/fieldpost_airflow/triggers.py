@@ -120,7 +120,7 @@ class FieldpostRunTrigger(BaseTrigger):
         if not known or state in _IN_PROGRESS:
             self.log.info("The run %s goes on: its task is %s", self.run_id, state or "unknown")
             return
-        hook = FieldpostAsyncHook(self.fieldpost_conn_id)
+        hook = FieldpostAsyncHook(self.fieldpost_conn_id, patience=60.0)
         await hook.cancel(self.run_id, origin=f"airflow: the task is {state or 'cleared'}")
         self.log.info("Cancelled the run %s: its task is %s", self.run_id, state or "cleared")
 
