@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException
 
 from fieldpost_airflow import protocol
 from fieldpost_airflow.operators import (
@@ -296,9 +297,24 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
     store.set("fieldpost_run", {"run_id": first, "max_tries": 2, "memo": {}})
     assert operator.execute(context(try_number=2))["gw-1"]["status"] == "ok"
     assert site.hook.run(first).final
-    # That run was seen to its end: the next try starts a new one.
-    operator.execute(context(try_number=3))
-    assert store.values["fieldpost_run"]["run_id"] != first
+    # It died before Airflow knew of the success: the next try finds it.
+    assert operator.execute(context(try_number=3))["gw-1"]["status"] == "ok"
+    assert store.values["fieldpost_run"]["run_id"] == first
+    # A run that failed was seen to its end: the next try starts a new one.
+    fails = FieldpostTriggerOperator(task_id="it", job="fail", node="gw-1")
+    failed = []
+    for number in (1, 2):
+        with pytest.raises(AirflowException, match="ok on 0 of 1"):
+            fails.execute(context(try_number=number))
+        failed.append(store.values["fieldpost_run"]["run_id"])
+    assert len({first, *failed}) == 3
+    # So does one that failed while nobody looked.
+    spent = site.hook.submit("fail", node="gw-1").run_id
+    site.hook.run(spent, wait=20.0)
+    store.set("fieldpost_run", {"run_id": spent, "max_tries": 2, "memo": {}})
+    with pytest.raises(AirflowException, match="ok on 0 of 1"):
+        fails.execute(context(try_number=2))
+    assert store.values["fieldpost_run"]["run_id"] != spent
     # It died while the run went on: the retry goes on waiting for it.
     going = site.hook.submit("ping", node="gw-1").run_id
     store.set("fieldpost_run", {"run_id": going, "max_tries": 2, "memo": {}})
