@@ -15,7 +15,7 @@ venv=${VENV:-$PWD/.venv}
 if [[ ! -x $venv/bin/airflow ]]; then
     "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt \
-        'apache-airflow>=3.3,<4' apache-airflow-providers-common-messaging pyzmq hatchling \
+        'apache-airflow>=3.3,<4' apache-airflow-providers-common-messaging pyzmq hatchling editables \
         pytest pytest-asyncio mypy ruff build
 fi
 export PATH=$venv/bin:$PATH
