@@ -143,7 +143,7 @@ def nodes(group: str | None = None, online: bool | None = None) -> Call[list[Jso
     return [
         row
         for row in rows
-        if row.get("state") != "pending"
+        if row.get("state") not in ("pending", "revoked")
         and (group is None or group in (row.get("groups") or ()))
         and (online is None or is_online(row) == online)
     ]
