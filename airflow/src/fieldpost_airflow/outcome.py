@@ -1,0 +1,190 @@
+"""What came of a run: how many nodes it is a success on, and whether that is enough. No I/O here.
+
+>>> wanted(0.5, 3), wanted(2, 3)
+(2, 2)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from fieldpost_airflow.protocol import FieldpostError, Json, NodeState, RunState
+
+OutputKind = Literal["json", "text", "lines", "path"]
+OUTPUT_KINDS = get_args(OutputKind)
+
+
+def wanted(min_success: float | int, count: int) -> int:
+    """How many of ``count`` nodes must succeed: a share (a float up to 1.0) or a number (an int).
+
+    At least one, unless the share is 0.
+    """
+    if isinstance(min_success, bool) or min_success < 0:
+        raise ValueError(f"min_success {min_success!r}: a share up to 1.0, or a number of nodes")
+    if isinstance(min_success, float):
+        if min_success > 1:
+            raise ValueError(
+                f"min_success {min_success!r}: a share is at most 1.0; "
+                "write a whole number for a number of nodes"
+            )
+        # 0.1 * 30 is a little more than 3.
+        return math.ceil(round(min_success * count, 9))
+    return min_success
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run."""
+
+    run_id: str
+    job: str
+    count: int
+    ok: tuple[str, ...]
+    not_ok: Mapping[str, str]
+    """Node → status, or what went wrong."""
+    wanted: int
+    offline: tuple[str, ...] = ()
+    """Nodes that were left out because the hub did not hear them."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether it is a success."""
+        return len(self.ok) >= self.wanted
+
+    @property
+    def sentence(self) -> str:
+        """It in one sentence."""
+        text = f"{self.job} is ok on {len(self.ok)} of {self.count} nodes"
+        if not self.enough:
+            text += f" ({self.wanted} needed)"
+        if self.not_ok:
+            shown = [f"{node} {status}" for node, status in sorted(self.not_ok.items())]
+            more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+            text += f": {', '.join(shown[:5])}{more}"
+        if self.offline:
+            text += f"; left out, because offline: {', '.join(self.offline[:5])}"
+            text += f" and {len(self.offline) - 5} more" if len(self.offline) > 5 else ""
+        return f"{text} (run {self.run_id})"
+
+    def summary(self) -> Json:
+        """It for XCom."""
+        return {
+            "run_id": self.run_id,
+            "job": self.job,
+            "count": self.count,
+            "ok": len(self.ok),
+            "wanted": self.wanted,
+            "not_ok": dict(self.not_ok),
+            "offline": list(self.offline),
+        }
+
+
+def judge(
+    run: RunState,
+    min_success: float | int,
+    *,
+    job: str = "",
+    offline: Sequence[str] = (),
+    unreadable: Mapping[str, str] | None = None,
+) -> Outcome:
+    """The outcome of a run that is over. What has no result yet counts as what it is: no success.
+
+    :param unreadable: nodes whose output is not what it should be, and why
+    """
+    unreadable = unreadable or {}
+    count = max(run.count, len(run.nodes))
+    ok = tuple(node.node for node in run.nodes if node.ok and node.node not in unreadable)
+    not_ok = {node.node: _said(node) for node in run.nodes if not node.ok} | dict(unreadable)
+    return Outcome(
+        run_id=run.run_id,
+        job=str(run.head.get("job") or job),
+        count=count,
+        ok=ok,
+        not_ok=not_ok,
+        wanted=wanted(min_success, count),
+        offline=tuple(offline),
+    )
+
+
+def _said(node: NodeState) -> str:
+    result = node.result
+    text = node.status
+    if result.get("exit_code"):
+        text += f" (exit code {result['exit_code']})"
+    elif result.get("signal"):
+        text += f" (signal {result['signal']})"
+    note = str(result.get("note") or "").strip()
+    tail = str(result.get("stderr") or "").strip().splitlines()
+    if note:
+        text += f": {note}"
+    elif tail:
+        text += f": {tail[-1][:200]}"
+    return text
+
+
+def parse(data: bytes, kind: str) -> Any:
+    """Output as what it should be; ``None`` for none at all."""
+    if kind == "json":
+        if not data.strip():
+            return None
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise FieldpostError(f"the output is not JSON: {error}") from None
+    text = data.decode(errors="replace")
+    if kind == "lines":
+        return text.splitlines()
+    return text
+
+
+_KEPT = (
+    "status",
+    "attempt",
+    "exit_code",
+    "signal",
+    "started_ms",
+    "duration_us",
+    "received_ms",
+    "bytes",
+    "clock",
+    "note",
+    "stderr",
+)
+_FLAGS = ("truncated", "output_dropped", "inferred", "revised")
+
+
+def row(node: NodeState) -> Json:
+    """One node's result for XCom: without what says nothing."""
+    result = node.result
+    kept: Json = {"status": node.status}
+    kept |= {key: result[key] for key in _KEPT if result.get(key) not in (None, "")}
+    kept |= {flag: True for flag in _FLAGS if result.get(flag)}
+    return kept
+
+
+def collect(
+    run: RunState, read: Callable[[NodeState], Mapping[str, Any]]
+) -> tuple[dict[str, Json], dict[str, str]]:
+    """``{node: result}`` with each one's output, and the nodes whose output is unreadable.
+
+    :param read: gives ``{"output": …}`` or ``{"path": …}`` of a node, or raises ``FieldpostError``
+    """
+    results: dict[str, Json] = {}
+    unreadable: dict[str, str] = {}
+    for node in run.nodes:
+        result = results[node.node] = row(node)
+        if not node.result.get("bytes"):
+            if node.ok:
+                result |= {"output": None}
+            continue
+        try:
+            result |= read(node)
+        except FieldpostError as error:
+            if node.ok:
+                unreadable[node.node] = str(error)
+            result["note"] = str(error)
+    return results, unreadable

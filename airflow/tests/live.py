@@ -1,0 +1,217 @@
+"""A real Airflow: scheduler, DAG processor, triggerer and API server, each a process to kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests.site import Site, eventually, next_port
+
+DAGS = """
+from datetime import datetime, timedelta
+from airflow.sdk import DAG, Asset, AssetWatcher, task
+from fieldpost_airflow.operators import FieldpostTriggerOperator
+from fieldpost_airflow.triggers import FieldpostEventTrigger
+
+def one(dag_id, **kwargs):
+    with DAG(dag_id=dag_id, schedule=None, start_date=datetime(2026, 1, 1)) as dag:
+        FieldpostTriggerOperator(task_id="it", **kwargs)
+    return dag
+
+quick = one("quick", job="read-meter", group="field", deferrable=True)
+worker = one("worker", job="read-meter", node="gw-1", deferrable=False)
+partly = one("partly", job="fail-on-gw-2", group="field", min_success=1, deferrable=True)
+fails = one("fails", job="fail", node="gw-1", deferrable=True)
+hang = one("hang", job="hang", node="gw-1", deferrable=True)
+hang_worker = one("hang_worker", job="hang", node="gw-2", deferrable=False)
+away = one("away", job="read-meter", node="gw-2", ttl=120, deferrable=True)
+again = one("again", job="fail-once", node="gw-1", deferrable=True, retries=1,
+            retry_delay=timedelta(seconds=0))
+late = one("late", job="hang", node="gw-1", deferrable=True,
+           execution_timeout=timedelta(seconds=2))
+
+with DAG(dag_id="many", schedule=None, start_date=datetime(2026, 1, 1),
+         max_active_tasks=64) as many:
+    FieldpostTriggerOperator.partial(task_id="it", job="slow", deferrable=True, ttl=600).expand(
+        node=["gw-1", "gw-2"] * 25
+    )
+
+lines = Asset(uri="fieldpost://hub/lines", name="lines", watchers=[
+    AssetWatcher(name="hub", trigger=FieldpostEventTrigger(jobs=["lines"], consumer="e2e"))])
+with DAG(dag_id="events", schedule=[lines], start_date=datetime(2026, 1, 1)) as events:
+    @task
+    def seen(triggering_asset_events=None):
+        return [event.extra["payload"]["event_id"]
+                for found in triggering_asset_events.values() for event in found]
+    seen()
+"""
+
+
+class Live:
+    """Airflow over a site."""
+
+    def __init__(self, home: Path, site: Site) -> None:
+        self.home = home
+        self.site = site
+        self.port = next_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        (home / "dags").mkdir()
+        (home / "dags" / "e2e.py").write_text(DAGS)
+        url = f"http://127.0.0.1:{self.port}"
+        self.env = {
+            **{key: value for key, value in os.environ.items() if "AIRFLOW" not in key},
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW_CONN_FIELDPOST_DEFAULT": site.connection_json,
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": f"{home}/dags",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__API__BASE_URL": url,
+            "AIRFLOW__API__SECRET_KEY": "e2e",
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "e2e" * 30,
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+            "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        airflow = [sys.executable, "-m", "airflow"]
+        done = subprocess.run(
+            [*airflow, "db", "migrate"], env=self.env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        self.start("api-server", "--port", str(self.port), "--host", "127.0.0.1")
+        self.start("dag-processor")
+        self.start("scheduler")
+        self.start("triggerer")
+        eventually("the API server answers", self._token, 120.0)
+        eventually("the DAGs are read", lambda: len(self.get("/dags")["dags"]) == 11 or None, 120.0)
+
+    def start(self, what: str, *args: str) -> None:
+        with (self.home / f"{what}.log").open("ab") as log:
+            self.processes[what] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", what, *args],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, what: str) -> None:
+        process = self.processes.pop(what)
+        # The whole session: the processes that it forked too.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            os.killpg(process.pid, signal.SIGTERM)
+        ends = time.monotonic() + 15
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, ends - time.monotonic()))
+            # What it forked may outlive it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+        if os.environ.get("KEEP") is None:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    # -- its API ---------------------------------------------------------------------------------
+
+    def _token(self) -> str | None:
+        try:
+            request = f"http://127.0.0.1:{self.port}/auth/token"
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                token = str(json.load(answer)["access_token"])
+        except (urllib.error.URLError, OSError):
+            return None
+        self.token = token
+        return token
+
+    def _ask(self, method: str, path: str, body: Any = None, tries: int = 20) -> Any:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/api/v2{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self.token}",
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode()
+            # SQLite has one writer at a time, and Airflow does not wait long for its turn.
+            if "Database error" in said and tries > 1:
+                time.sleep(0.5)
+                return self._ask(method, path, body, tries - 1)
+            raise AssertionError(f"{method} {path}: {said}") from None
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path)
+
+    def run(self, dag_id: str) -> str:
+        """Triggers a DAG."""
+        made = self._ask("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None})
+        return str(made["dag_run_id"])
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100"
+        time.sleep(0.3)  # it is asked for in a loop, and Airflow has better things to do
+        found: list[dict[str, Any]] = self.get(path)["task_instances"]
+        return found
+
+    def until(self, dag_id: str, run_id: str, state: str, patience: float = 120.0) -> Any:
+        """Waits until all tasks of a run are in a state."""
+
+        def all_there() -> Any:
+            tasks = self.tasks(dag_id, run_id)
+            states = {task["state"] for task in tasks}
+            assert states <= {state} or not states & {"failed", "upstream_failed"}, tasks
+            return tasks if states == {state} else None
+
+        return eventually(f"{dag_id} is {state}", all_there, patience)
+
+    def xcom(self, dag_id: str, run_id: str, key: str = "return_value", task: str = "it") -> Any:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/{key}"
+        value = self.get(f"{path}?deserialize=false")["value"]
+        return json.loads(value) if isinstance(value, str) and value[:1] in '[{"' else value
+
+    def set_state(self, dag_id: str, run_id: str, state: str) -> None:
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/it"
+        self._ask("PATCH", path, {"new_state": state})
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        body = {
+            "dry_run": False,
+            "only_failed": False,
+            "dag_run_id": run_id,
+            "task_ids": ["it"],
+            "reset_dag_runs": True,
+        }
+        self._ask("POST", f"/dags/{dag_id}/clearTaskInstances", body)

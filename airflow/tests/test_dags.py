@@ -1,0 +1,349 @@
+"""DAGs by ``dag.test()``, against a real hub and real agents."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException
+
+from fieldpost_airflow import protocol
+from fieldpost_airflow.operators import (
+    RESULTS_KEY,
+    SUMMARY_KEY,
+    FieldpostScheduleOperator,
+    FieldpostTriggerOperator,
+)
+from fieldpost_airflow.sensors import FieldpostNodeSensor, FieldpostResultSensor
+from tests.site import Site, eventually
+
+pytestmark = [
+    pytest.mark.hub,
+    # Airflow's own, in its in-process API server.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _connected(site: Site, airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", site.connection_json)
+
+
+Play = Callable[..., Any]
+
+
+@pytest.fixture
+def play(request: pytest.FixtureRequest) -> Play:
+    """Runs a DAG of one task; gives its state and its XComs."""
+    number = iter(range(100))
+
+    def once(make: Callable[..., Any], **kwargs: Any) -> tuple[str, dict[str, Any]]:
+        name = request.node.name.split("[")[0][:60]
+        with DAG(
+            dag_id=f"{name}_{next(number)}", schedule=None, start_date=datetime(2026, 1, 1)
+        ) as dag:
+            make(task_id="it", **kwargs)
+        return played(dag)["it"]
+
+    return once
+
+
+def played(dag: DAG) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Task → state and XComs."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    DagBundlesManager().sync_bundles_to_db()
+    bag = DagBag(dag_folder=os.devnull)
+    bag.bag_dag(dag)
+    sync_bag_to_db(bag, "dags-folder", None)
+    run = dag.test()
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    with create_session() as session:
+        for ti in run.get_task_instances(session=session):
+            rows = session.scalars(
+                select(XComModel).where(
+                    XComModel.dag_id == dag.dag_id,
+                    XComModel.run_id == run.run_id,
+                    XComModel.task_id == ti.task_id,
+                    XComModel.map_index == ti.map_index,
+                )
+            )
+            xcoms = {row.key: XComModel.deserialize_value(row) for row in rows}
+            key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
+            found[key] = (str(ti.state), xcoms)
+    return found
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_group_answers(play: Play, deferrable: bool) -> None:
+    state, xcoms = play(
+        FieldpostTriggerOperator,
+        job="read-meter",
+        args={"bus": "{{ 1 + 1 }}"},
+        group="field",
+        deferrable=deferrable,
+    )
+    assert state == "success"
+    results = xcoms["return_value"]
+    assert sorted(results) == ["gw-1", "gw-2", "gw-3"]
+    assert results["gw-2"]["status"] == "ok"
+    assert results["gw-2"]["output"] == {"bus": 2, "node": "gw-2"}
+    assert xcoms[SUMMARY_KEY]["ok"] == 3
+    assert xcoms["fieldpost_run_id"] == xcoms[SUMMARY_KEY]["run_id"]
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_partial_success_is_visible(play: Play, deferrable: bool) -> None:
+    fails = {"job": "fail-on-gw-2", "group": "field", "deferrable": deferrable}
+    state, xcoms = play(FieldpostTriggerOperator, min_success=0.6, **fails)
+    assert state == "success"
+    assert xcoms["return_value"]["gw-2"]["status"] == "failed"
+    assert xcoms[SUMMARY_KEY]["not_ok"] == {"gw-2": "failed (exit code 1)"}
+    state, xcoms = play(FieldpostTriggerOperator, **fails)
+    assert state == "failed"
+    assert "return_value" not in xcoms
+    assert xcoms[RESULTS_KEY]["gw-1"]["output"] == 1
+
+
+def test_the_device_and_the_audit_trail_know_who_asked(play: Play, site: Site) -> None:
+    play(FieldpostTriggerOperator, job="ping", node="gw-1")
+    entries = site.ask("audit")["entries"]
+    asked = next(entry for entry in entries if entry["what"] == "submit")
+    assert asked["origin"].startswith("airflow:test_the_device_and_the_audit_trail_know_who_asked")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"job": "no-such-job", "node": "gw-1"}, "no-such-job"),
+        ({"job": "ping", "node": "gw-9"}, "no node is named"),
+        ({"job": "ping", "group": "nobody"}, "no node is in the group"),
+        ({"job": "read-meter", "node": "gw-1", "args": {"bus": "x"}}, "rejected"),
+        ({"job": "read-meter", "node": "gw-1", "args": {"bus": ["x"]}}, "is a list"),
+        ({"job": "read-meter", "node": "gw-1", "args": {"bus": "1" * 300}}, "256 are allowed"),
+        ({"job": "ping"}, "exactly one of node="),
+        ({"job": "ping", "node": "gw-1", "ttl": "soon"}, "soon"),
+        ({"job": "big", "node": "gw-1", "output": "text"}, "say output_to="),
+        ({"job": "lines", "node": "gw-1"}, "not JSON"),
+        ({"job": "fail", "node": "gw-1"}, "fail is ok on 0 of 1 nodes (1 needed)"),
+    ],
+)
+def test_bad_input_fails_the_task_in_one_sentence(
+    play: Play, capfd: pytest.CaptureFixture[str], wrong: dict[str, Any], sentence: str
+) -> None:
+    state, _ = play(FieldpostTriggerOperator, **wrong)
+    out, err = capfd.readouterr()
+    assert state == "failed"
+    assert sentence in out + err
+
+
+def test_outputs_are_what_they_are_said_to_be(play: Play, tmp_path: Path) -> None:
+    _, xcoms = play(FieldpostTriggerOperator, job="lines", node="gw-1", output="lines")
+    assert xcoms["return_value"]["gw-1"]["output"] == ["one", "two"]
+    _, xcoms = play(FieldpostTriggerOperator, job="lines", node="gw-1", output="text")
+    assert xcoms["return_value"]["gw-1"]["output"] == "one\ntwo\n"
+    for output in ("text", "path"):
+        state, xcoms = play(
+            FieldpostTriggerOperator,
+            job="big",
+            node="gw-1",
+            output=output,
+            output_to=f"file://{tmp_path}/out",
+        )
+        assert state == "success"
+        path = xcoms["return_value"]["gw-1"]["path"]
+        assert Path(path.removeprefix("file://")).read_bytes() == b"x" * 300_000
+
+
+def test_fire_and_forget(play: Play, site: Site) -> None:
+    state, xcoms = play(
+        FieldpostTriggerOperator, job="ping", group="field", wait_for_completion=False
+    )
+    assert state == "success"
+    assert xcoms["return_value"]["count"] == 3
+    assert site.hook.run(xcoms["return_value"]["run_id"], wait=20.0).final
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_timeout_stops_the_run_on_the_device(play: Play, site: Site, deferrable: bool) -> None:
+    state, xcoms = play(
+        FieldpostTriggerOperator,
+        job="hang",
+        node="gw-1",
+        deferrable=deferrable,
+        execution_timeout=timedelta(seconds=1),
+    )
+    assert state == "failed"
+    run = site.hook.run(xcoms["fieldpost_run_id"], wait=20.0)
+    assert [node.status for node in run.nodes] == ["cancelled"]
+
+
+def test_offline_nodes(play: Play, site: Site) -> None:
+    # A node that was accepted and never came.
+    site.ask(
+        "nodes.import",
+        nodes=[{"node": "gw-away", "key": protocol_key(), "groups": ["half"]}],
+    )
+    away = {"job": "ping", "node": ["gw-1", "gw-away"]}
+    state, _ = play(FieldpostTriggerOperator, offline="fail", **away)
+    assert state == "failed"
+    state, xcoms = play(FieldpostTriggerOperator, offline="skip", **away)
+    assert state == "success"
+    assert xcoms[SUMMARY_KEY]["offline"] == ["gw-away"]
+    state, _ = play(FieldpostTriggerOperator, offline="skip", job="ping", group="half")
+    assert state == "skipped"
+    state, xcoms = play(FieldpostTriggerOperator, ttl=1, min_success=1, **away)
+    assert state == "success"
+    assert xcoms[SUMMARY_KEY]["not_ok"]["gw-away"].startswith("expired")
+    site.ask("nodes.revoke", node="gw-away")
+
+
+def protocol_key() -> str:
+    import zmq
+
+    return zmq.curve_keypair()[0].decode()
+
+
+def test_a_schedule_is_handed_over_and_taken_up(play: Play, site: Site) -> None:
+    entries = [{"id": "e", "job": "ping", "every_ms": 60_000}]
+    hand = {"entries": entries, "node": "gw-1", "min_taken_up": 1.0, "wait": 20.0}
+    state, xcoms = play(FieldpostScheduleOperator, **hand)
+    assert state == "success"
+    assert xcoms["return_value"] == {"changed": True, "count": 1, "nodes": {"gw-1": True}}
+    _, xcoms = play(FieldpostScheduleOperator, **hand)
+    assert xcoms["return_value"]["changed"] is False
+    site.ask("schedule.clear", select={"nodes": ["gw-1"]})
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_the_sensors(play: Play, site: Site, deferrable: bool) -> None:
+    state, xcoms = play(FieldpostNodeSensor, group="field", deferrable=deferrable, timeout=20)
+    assert (state, xcoms["return_value"]) == ("success", ["gw-1", "gw-2", "gw-3"])
+    after = site.hook.newest()
+    run = site.hook.submit("ping", node="gw-1")
+    state, xcoms = play(
+        FieldpostResultSensor, job="ping", after=after, deferrable=deferrable, timeout=20
+    )
+    assert state == "success"
+    assert xcoms["return_value"]["run_id"] == run.run_id
+    state, _ = play(
+        FieldpostResultSensor,
+        job="fail",
+        statuses=["ok"],
+        deferrable=deferrable,
+        timeout=0.5,
+        poke_interval=0.2,
+    )
+    assert state == "failed"
+
+
+# -- the examples that ship ----------------------------------------------------------------------
+
+
+def test_the_example_with_a_quorum() -> None:
+    from fieldpost_airflow.example_dags.example_fieldpost_quorum import dag
+
+    tasks = played(dag)
+    assert tasks["collect"][0] == "success"
+    assert tasks["total"][1]["return_value"] == 3
+
+
+def test_the_example_that_fans_out() -> None:
+    from fieldpost_airflow.example_dags.example_fieldpost_fan_out import dag
+
+    tasks = played(dag)
+    assert {tasks[f"read[{i}]"][0] for i in range(3)} == {"success"}
+    assert tasks["read[1]"][1]["return_value"]["gw-2"]["status"] == "ok"
+
+
+def test_the_example_that_only_publishes(site: Site) -> None:
+    from fieldpost_airflow.example_dags.example_fieldpost_publish import dag
+
+    state, xcoms = played(dag)["publish"]
+    assert state == "success"
+    run = site.hook.run(xcoms["return_value"]["run_id"], wait=20.0)
+    assert run.head["args"] == {"bus": "1"}
+
+
+def test_the_example_that_hands_a_schedule_over(site: Site) -> None:
+    from fieldpost_airflow.example_dags.example_fieldpost_schedule import consume, hand_over
+
+    assert played(hand_over)["hand_over"][0] == "success"
+    assert played(consume)["show"] == ("success", {"return_value": []})
+    site.ask("schedule.clear", select={"groups": ["field"]})
+
+
+def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: Any) -> None:
+    """What a retry finds of an earlier try decides what it does."""
+    caplog.set_level(logging.INFO)
+    operator = FieldpostTriggerOperator(task_id="it", job="ping", node="gw-1")
+    store = FakeStore()
+
+    def context(**ti: Any) -> Any:
+        return {"ti": FakeTi(**ti), "task_state_store": store, "logical_date": None}
+
+    first = protocol.new_run_id()
+    # It died after it had stored the id: the retry submits with the same.
+    store.set("fieldpost_run", {"run_id": first, "max_tries": 2, "memo": {}})
+    assert operator.execute(context(try_number=2))["gw-1"]["status"] == "ok"
+    assert site.hook.run(first).final
+    # It died before Airflow knew of the success: the next try finds it.
+    assert operator.execute(context(try_number=3))["gw-1"]["status"] == "ok"
+    assert store.values["fieldpost_run"]["run_id"] == first
+    # A run that failed was seen to its end: the next try starts a new one.
+    fails = FieldpostTriggerOperator(task_id="it", job="fail", node="gw-1")
+    failed = []
+    for number in (1, 2):
+        with pytest.raises(AirflowException, match="ok on 0 of 1"):
+            fails.execute(context(try_number=number))
+        failed.append(store.values["fieldpost_run"]["run_id"])
+    assert len({first, *failed}) == 3
+    # So does one that failed while nobody looked.
+    spent = site.hook.submit("fail", node="gw-1").run_id
+    site.hook.run(spent, wait=20.0)
+    store.set("fieldpost_run", {"run_id": spent, "max_tries": 2, "memo": {}})
+    with pytest.raises(AirflowException, match="ok on 0 of 1"):
+        fails.execute(context(try_number=2))
+    assert store.values["fieldpost_run"]["run_id"] != spent
+    # It died while the run went on: the retry goes on waiting for it.
+    going = site.hook.submit("ping", node="gw-1").run_id
+    store.set("fieldpost_run", {"run_id": going, "max_tries": 2, "memo": {}})
+    operator.execute(context(try_number=2))
+    assert store.values["fieldpost_run"]["run_id"] == going
+    # A clear gives more tries: it runs afresh, and what may still go on is cancelled.
+    hanging = site.hook.submit("hang", node="gw-1").run_id
+    eventually("it runs", lambda: (site.home("gw-1") / "hanging").exists() or None)
+    store.set("fieldpost_run", {"run_id": hanging, "max_tries": 2, "memo": {}})
+    operator.execute(context(try_number=3, max_tries=5))
+    assert store.values["fieldpost_run"]["run_id"] != hanging
+    assert site.hook.run(hanging, wait=20.0).nodes[0].status == "cancelled"
+
+
+class FakeStore:
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+
+class FakeTi:
+    def __init__(self, try_number: int = 1, max_tries: int = 2) -> None:
+        self.dag_id, self.task_id, self.run_id, self.map_index = "d", "it", "r", -1
+        self.try_number, self.max_tries = try_number, max_tries
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        pass

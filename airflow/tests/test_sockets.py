@@ -1,0 +1,170 @@
+"""The sockets, against a hub of a few lines."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from fieldpost_airflow import sockets
+from fieldpost_airflow.protocol import HubAway, NotAllowed, Refused
+from fieldpost_airflow.sockets import Address, Client
+from tests.fake_hub import FakeHub, refused
+
+
+def ok(_: dict[str, Any]) -> dict[str, Any]:
+    return {"word": "yes"}
+
+
+def test_a_request_is_answered() -> None:
+    with FakeHub(ok) as hub, Client(hub.address) as client:
+        assert client.call("status", {}) == {"word": "yes"}
+        assert client.call("status", {"x": 1}) == {"word": "yes"}
+        assert [request["op"] for request in hub.requests] == ["status", "status"]
+
+
+def test_a_refusal_is_raised_and_the_next_request_is_answered() -> None:
+    answers = iter([refused("unknown_job", "no such job"), {"a": 1}])
+    with FakeHub(lambda _: next(answers)) as hub, Client(hub.address) as client:
+        with pytest.raises(Refused, match="no such job"):
+            client.call("submit", {})
+        assert client.call("submit", {}) == {"a": 1}
+
+
+def test_what_may_pass_is_asked_again() -> None:
+    answers = iter([refused("stopping"), refused("store_unavailable"), {"a": 1}])
+    with FakeHub(lambda _: next(answers)) as hub, Client(hub.address) as client:
+        assert client.call("submit", {}) == {"a": 1}
+        assert len(hub.requests) == 3
+
+
+def test_nobody_there_is_said_so() -> None:
+    with FakeHub(ok) as hub:
+        address = hub.address
+    with Client(address) as client, pytest.raises(HubAway, match="no hub answers"):
+        client.call("status", {}, patience=0.3)
+
+
+def test_a_wrong_server_key_is_said_so() -> None:
+    with FakeHub(ok) as hub:
+        other = FakeHub(ok)
+        address = Address(
+            endpoint=hub.endpoint,
+            server_key=other.server_public,
+            public_key=hub.client_public,
+            secret_key=hub.address.secret_key,
+        )
+        with Client(address) as client, pytest.raises(HubAway, match="server key"):
+            client.call("status", {}, patience=1.0)
+
+
+def test_a_key_that_is_not_let_in_is_said_so_at_once() -> None:
+    with (
+        FakeHub(ok).shut() as hub,
+        Client(hub.address) as client,
+        pytest.raises(NotAllowed, match=r"does not let this key in"),
+    ):
+        client.call("status", {}, patience=30.0)
+
+
+def test_a_hub_that_comes_back_answers_what_was_open() -> None:
+    dead = FakeHub(lambda _: None)
+    answers: list[dict[str, Any]] = []
+    with dead, Client(dead.address) as client:
+        asking = threading.Thread(
+            target=lambda: answers.append(client.call("runs", {}, patience=20.0))
+        )
+        asking.start()
+        while not dead.requests:
+            os.sched_yield()
+        dead.__exit__()
+        with FakeHub(ok).keys_of(dead) as back:
+            asking.join()
+            assert answers == [{"word": "yes"}]
+            assert back.requests[0]["op"] == "runs"
+        dead.__enter__()
+
+
+def test_a_forked_process_has_a_connection_of_its_own() -> None:
+    with FakeHub(ok) as hub:
+        client = sockets.client(hub.address)
+        assert client.call("status", {})["word"] == "yes"
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                same = sockets.client(hub.address) is client
+                fresh = sockets.client(hub.address).call("status", {})["word"]
+                again = client.call("status", {})["word"]
+                os.write(write, f"{same} {fresh} {again}".encode())
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        os.close(write)
+        with os.fdopen(read, "rb") as told:
+            assert told.read() == b"False yes yes"
+        assert client.call("status", {})["word"] == "yes"
+        sockets.close_all()
+
+
+async def test_all_in_a_loop_share_one_connection() -> None:
+    with FakeHub(ok) as hub:
+        together = asyncio.Event()
+
+        async def one() -> object:
+            async with sockets.shared(hub.address) as client:
+                await together.wait()
+                return (await client.call("status", {}))["word"], client
+
+        tasks = [asyncio.create_task(one()) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert sockets.sharers(hub.address) == 100
+        together.set()
+        answers = await asyncio.gather(*tasks)
+        assert {answer[0] for answer in answers} == {"yes"}  # type: ignore[index]
+        assert len({id(answer[1]) for answer in answers}) == 1  # type: ignore[index]
+        assert sockets.sharers(hub.address) == 0
+
+
+async def test_a_coroutine_that_is_cancelled_leaves_nothing_behind() -> None:
+    with FakeHub(lambda _: None) as hub:
+        async with sockets.shared(hub.address) as client:
+            task = asyncio.create_task(client.call("runs", {}, wait=60.0))
+            while not hub.requests:
+                await asyncio.sleep(0.001)
+            assert client.waiting == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert client.waiting == 0
+
+
+async def test_a_hub_that_is_away_is_waited_for() -> None:
+    first = FakeHub(lambda _: None)
+    with first:
+        pass
+    async with sockets.shared(first.address) as client:
+        task = asyncio.create_task(client.call("runs", {}, patience=math.inf))
+        with FakeHub(ok).keys_of(first):
+            assert await asyncio.wait_for(task, 20) == {"word": "yes"}
+
+
+async def test_a_key_that_is_not_let_in_fails_every_waiter() -> None:
+    with FakeHub(ok).shut() as hub:
+        async with sockets.shared(hub.address) as client:
+            calls = [client.call("runs", {}, patience=math.inf) for _ in range(3)]
+            errors = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(error, NotAllowed) for error in errors), errors
+
+
+async def test_nonsense_from_the_hub_reaches_its_caller() -> None:
+    with FakeHub(lambda _: refused("c", "m")) as hub:
+        async with sockets.shared(hub.address) as client:
+            with pytest.raises(Refused, match="m"):
+                await client.call("runs", {})
