@@ -402,15 +402,14 @@ impl Site {
 
     /// Waits until a run is final and durable on all nodes, and gives its result on each.
     pub fn finished(&self, run: &str) -> Vec<Value> {
-        let answer = eventually(&format!("run {run} is final"), || {
+        eventually(&format!("run {run} is final"), || {
             let answer =
                 self.ask("runs", json!({"run_id": run, "until": "final", "wait_ms": 10_000}));
             let run = answer["runs"].get(0).cloned().unwrap_or_else(|| answer.clone());
             let nodes = run["nodes"].as_array().cloned().unwrap_or_default();
             let results = nodes.iter().map(|node| node["result"].clone()).collect();
             (!nodes.is_empty() && run["final"] == json!(true)).then_some(results)
-        });
-        answer
+        })
     }
 
     /// The bytes that a run wrote on a node.
