@@ -17,8 +17,9 @@ use crate::hub::Door;
 
 /// What a subscriber may send: topics are short.
 const SUBSCRIPTION_SIZE: i64 = 512;
-/// A peer that connected and says nothing is dropped after this long.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A peer that connected and does not get through its handshake is dropped after this long. A key
+/// that is not accepted yet waits for just that, and comes again.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections that the kernel holds while a fleet comes back at once; net.core.somaxconn caps it.
 const BACKLOG: i32 = 4_096;
 /// Messages in one peer's pipe. Inbound it bounds what a flood can make us hold; outbound, what
