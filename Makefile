@@ -64,13 +64,14 @@ deny: $(DENY) ## licences, sources and banned crates
 target/tools/bin/cargo-deny:
 	CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.20.2 cargo-deny
 
+# With --workspace, as in `tests`: another set of packages would build libsodium and libzmq again.
 .PHONY: world
 world: ## the simulated world: SEEDS histories of lost messages, dead processes, torn disks
-	SEEDS=$(SEEDS) $(CARGO) test -p fieldpost-testkit --test world -- --nocapture
+	SEEDS=$(SEEDS) $(CARGO) test --workspace --test world -- --nocapture
 
 .PHONY: planted
 planted: ## the world must find five faults that are planted for it
-	$(CARGO) test -p fieldpost-testkit --features planted-bugs --test planted
+	$(CARGO) test --workspace --features fieldpost-testkit/planted-bugs --test planted
 
 .PHONY: vectors
 vectors: ## write the wire's golden bytes anew, after a change of the wire
