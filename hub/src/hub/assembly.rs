@@ -4,7 +4,7 @@
 //! ([`crate::store::Query::Held`]) when a `Finished` comes. So it may forget what has no
 //! `Finished` yet.
 
-use fieldpost_wire::{RunId, UnixMillis};
+use fieldpost_wire::{RunId, Tag, UnixMillis};
 
 use super::fast::FastMap;
 use crate::store::{AwaitingRecord, NodeId, insert_index};
@@ -30,6 +30,9 @@ pub struct Waiting {
     pub chunks: u32,
     /// When it came.
     pub received: UnixMillis,
+    /// What to ack once it is complete. Until then the node keeps it, and so can still say that
+    /// its output was dropped, or that the run was lost.
+    pub tag: Option<Tag>,
     /// It.
     pub body: Box<[u8]>,
 }
@@ -51,7 +54,7 @@ impl Assembly {
     pub fn restore(&mut self, record: AwaitingRecord, chunks: u32) {
         let execution = Execution { run: record.run, node: record.node, attempt: record.attempt };
         let finished =
-            Waiting { chunks, received: record.received, body: record.body.into_boxed_slice() };
+            Waiting { chunks, received: record.received, tag: None, body: record.body.into() };
         self.parts.insert(execution, Parts { held: record.held, finished: Some(finished) });
     }
 
@@ -73,6 +76,11 @@ impl Assembly {
             self.parts.remove(&execution);
         }
         whole
+    }
+
+    /// Forgets an execution that was completed without its chunks. Says whether it was known.
+    pub fn forget(&mut self, execution: Execution) -> bool {
+        !self.parts.is_empty() && self.parts.remove(&execution).is_some()
     }
 
     /// A `Finished` has to wait. Gives whether it is the first one of this execution.
@@ -122,7 +130,7 @@ mod tests {
     }
 
     fn waiting(chunks: u32) -> Waiting {
-        Waiting { chunks, received: UnixMillis(0), body: Box::new([]) }
+        Waiting { chunks, received: UnixMillis(0), tag: None, body: Box::new([]) }
     }
 
     #[test]

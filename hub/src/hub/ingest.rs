@@ -30,8 +30,8 @@ impl Hub {
                 if self.is_taken_for_a_duplicate(id, tag) {
                     return;
                 }
-                self.take_in(id, &report, tag, body);
-                if let Some(tag) = tag {
+                let waits = self.take_in(id, &report, tag, body);
+                if let Some(tag) = tag.filter(|_| !waits) {
                     self.ack_later(id, tag);
                 }
             }
@@ -79,9 +79,12 @@ impl Hub {
         duplicate
     }
 
-    fn take_in(&mut self, id: NodeId, report: &Report<'_>, tag: Option<Tag>, body: &[u8]) {
+    /// Says whether the report waits for others, and is acked with the last of them.
+    fn take_in(&mut self, id: NodeId, report: &Report<'_>, tag: Option<Tag>, body: &[u8]) -> bool {
         match report {
-            Report::Finished(finished) => self.finished(id, finished, whole(tag, body)),
+            Report::Finished(finished) => {
+                return self.finished(id, finished, tag, whole(tag, body));
+            }
             Report::Output(output) => self.output(id, output),
             Report::State(state) => {
                 let mut cx = context!(self);
@@ -97,25 +100,41 @@ impl Hub {
             }
             Report::Missed(missed) => self.missed(id, missed),
         }
+        false
     }
 
-    fn finished(&mut self, id: NodeId, finished: &Finished<'_>, body: [&[u8]; 2]) {
+    /// Says whether it waits for its chunks.
+    fn finished(
+        &mut self,
+        id: NodeId,
+        finished: &Finished<'_>,
+        tag: Option<Tag>,
+        body: [&[u8]; 2],
+    ) -> bool {
         let execution = Execution { run: finished.run, node: id, attempt: finished.attempt.0 };
         let chunks = if finished.output_dropped { 0 } else { finished.chunks };
         if chunks > 0 && !self.assembly.is_whole(execution, chunks) {
-            return self.wait_for_chunks(execution, chunks, body);
+            self.wait_for_chunks(execution, chunks, tag, body);
+            return true;
         }
         let received = self.time.time();
         self.complete(id, finished, body, received);
+        false
     }
 
-    fn wait_for_chunks(&mut self, execution: Execution, chunks: u32, body: [&[u8]; 2]) {
+    fn wait_for_chunks(
+        &mut self,
+        execution: Execution,
+        chunks: u32,
+        tag: Option<Tag>,
+        body: [&[u8]; 2],
+    ) {
         let received = self.time.time();
         let Execution { run, node, attempt } = execution;
         let kept = body.concat().into_boxed_slice();
         let range = self.pipeline.batch.put(&body);
         self.pipeline.batch.record(Record::Awaiting { run, node, attempt, received, body: range });
-        self.assembly.wait(execution, Waiting { chunks, received, body: kept });
+        self.assembly.wait(execution, Waiting { chunks, received, tag, body: kept });
         // What came before a restart, or was forgotten here, is known there.
         let query = Query::Held { run, node, attempt };
         self.pipeline.ask(query, super::requests::Ask::Held(execution));
@@ -133,6 +152,9 @@ impl Hub {
     ) {
         let outcome = Outcome::from(finished.status);
         let source = Source::Node;
+        // An earlier `Finished` of it may wait for chunks that will not come any more.
+        let run = finished.run;
+        let waited = self.assembly.forget(Execution { run, node: id, attempt: finished.attempt.0 });
         let batch = &mut self.pipeline.batch;
         let job = batch.put(&[finished.job.as_bytes()]);
         let body = batch.put(&body);
@@ -145,7 +167,7 @@ impl Hub {
             received,
             job,
             body,
-            chunked: finished.chunks > 0,
+            chunked: finished.chunks > 0 || waited,
         });
         self.fresh_results = true;
         let mut cx = context!(self);
@@ -164,6 +186,9 @@ impl Hub {
     pub(super) fn complete_waiting(&mut self, id: NodeId, waiting: &Waiting) {
         if let Ok((_, Report::Finished(finished))) = Report::decode(&waiting.body) {
             self.complete(id, &finished, [&waiting.body, &[]], waiting.received);
+            if let Some(tag) = waiting.tag {
+                self.ack_later(id, tag);
+            }
         }
     }
 
