@@ -33,9 +33,13 @@ fn last_victim(
     keep_after: u64,
     rows: u32,
 ) -> Result<Option<i64>> {
-    let oversize = used(db)? > bytes;
+    // The size to get rid of: no more goes for size than that, however many rows that is.
+    let mut over = used(db)?.saturating_sub(bytes);
     let mut statement = db.prepare_cached(
-        "SELECT id, received FROM results \
+        "SELECT id, received, length(body) + CASE WHEN chunked THEN \
+         (SELECT ifnull(sum(length(c.bytes)), 0) FROM chunks c \
+          WHERE c.run = r.run AND c.node = r.node AND c.attempt = r.attempt) ELSE 0 END \
+         FROM results r \
          WHERE id <= ?1 AND id < (SELECT max(id) FROM results) ORDER BY id LIMIT ?2",
     )?;
     let mut found =
@@ -43,9 +47,10 @@ fn last_victim(
     let mut last = None;
     while let Some(row) = found.next()? {
         let received: i64 = row.get(1)?;
-        if !oversize && received.cast_unsigned() >= before.0 {
+        if over == 0 && received.cast_unsigned() >= before.0 {
             break;
         }
+        over = over.saturating_sub(row.get::<_, i64>(2)?.cast_unsigned());
         last = Some(row.get(0)?);
     }
     Ok(last)
