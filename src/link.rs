@@ -31,6 +31,7 @@ pub(crate) struct Link {
     state: State,
     to_do: ToDo,
     welcomed_once: bool,
+    away: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +93,7 @@ impl Link {
             state: State::Apart { until: now },
             to_do: ToDo::Nothing,
             welcomed_once: false,
+            away: true,
         }
     }
 
@@ -103,7 +105,12 @@ impl Link {
                 self.state = State::greeting(now);
             }
             State::Greeting { since, .. } if now >= since + NO_WELCOME => {
-                log::debug!("no welcome from hub {} (key {})", self.hub, self.key);
+                // Once a try, and tries come ever more rarely.
+                log::warn!(
+                    "no answer from hub {}: is its address right, and its server key, and is this \
+                     node accepted there? trying again",
+                    self.hub + 1
+                );
                 self.part(now, rng);
             }
             State::Welcomed { heard, .. } if now >= heard + SILENCE => {
@@ -116,6 +123,7 @@ impl Link {
 
     fn part(&mut self, now: Duration, rng: &mut fastrand::Rng) {
         self.to_do = ToDo::Disconnect;
+        self.away = true;
         let wait = backoff(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
         self.tries += 1;
@@ -145,6 +153,7 @@ impl Link {
             State::Welcomed { .. } | State::Greeting { .. } => (Welcomed::Anew, whole),
         };
         self.state = State::Welcomed { start, heard: now, hello };
+        self.away = false;
         welcomed
     }
 
@@ -242,6 +251,12 @@ impl Link {
     /// Whether both directions work, as far as we know.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state, State::Welcomed { .. })
+    }
+
+    /// Whether no hub takes reports, and none has for a while. A hub that was just started anew
+    /// and has not answered our `Hello` yet is not away: it will take them in a moment.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away
     }
 
     /// Whether any hub welcomed this start of the agent.

@@ -221,7 +221,7 @@ impl Agent {
             }
             // If that drops this very output, the chunk is gone and the loop ends.
             if !self.make_room(CHUNK_RECORD) {
-                if self.link.is_up() {
+                if !self.link.is_away() {
                     return false;
                 }
                 self.drop_output_of(slot);
@@ -252,7 +252,7 @@ impl Agent {
     /// nothing stops: then the drop policy makes room.
     pub(super) fn balance(&mut self) {
         let now = self.now.boot;
-        let up = self.link.is_up();
+        let up = !self.link.is_away();
         let mut reading = self.runs.in_progress().filter(|(_, active)| active.is_read()).count();
         for slot in self.runs.slots() {
             let Some(active) = self.runs.active(slot) else { continue };
@@ -339,7 +339,7 @@ impl Agent {
     /// While it is there acks make room. Says whether there is room.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
         while self.outbox.free() < bytes {
-            if self.link.is_up() || self.settings.when_full == WhenFull::RefuseNew {
+            if !self.link.is_away() || self.settings.when_full == WhenFull::RefuseNew {
                 return false;
             }
             if let Some((owner, count)) = self.outbox.evict_output(None) {
