@@ -2,17 +2,29 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 /// A process of ours; ended when dropped.
 pub struct Process(Child);
 
 impl Process {
+    /// Starts it. It ends when this thread does, whatever ends that: nothing stays behind.
+    #[expect(unsafe_code, reason = "what is done between fork and exec")]
     pub fn start(command: &mut Command) -> io::Result<Self> {
+        // SAFETY: both are system calls and touch no memory but the stack's.
+        unsafe {
+            command.pre_exec(|| {
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                // What this process waits for by itself (see `rig::clean_up_when_told_to_end`).
+                SigSet::empty().thread_set_mask()?;
+                Ok(())
+            });
+        }
         command.stdin(Stdio::null()).spawn().map(Self).map_err(|error| {
             let program = command.get_program().to_string_lossy().into_owned();
             io::Error::new(error.kind(), format!("{program}: {error}"))

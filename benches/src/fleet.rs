@@ -118,13 +118,19 @@ impl Fleet {
     }
 
     /// Every node sends results of scheduled runs, `window` of them unacked at the most, until
-    /// that many were acked.
-    pub fn flood(&mut self, wanted: u64, window: u64, bytes: usize) -> Outcome<Load> {
+    /// that many were acked or that much time is over.
+    pub fn flood(
+        &mut self,
+        wanted: u64,
+        most: Duration,
+        window: u64,
+        bytes: usize,
+    ) -> Outcome<Load> {
         let mut load = Load::default();
         let begin = Instant::now();
         let mut heard = Instant::now();
         let Self { nodes, frame, .. } = self;
-        while load.acked < wanted {
+        while load.acked < wanted && begin.elapsed() < most {
             let before = load.acked;
             let mut sent = 0;
             for node in nodes.iter_mut() {

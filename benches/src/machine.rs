@@ -1,5 +1,6 @@
 //! The machine: its name, its cores, and what it tells of a process.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -74,12 +75,19 @@ pub fn keep_core_awake() -> ! {
 
 /// CPU time of a process, all threads that live, in microseconds.
 pub fn cpu_us(pid: u32) -> f64 {
-    let mut ns = 0;
+    cpu_by_thread(pid).values().sum()
+}
+
+/// CPU time of each thread of a process, in microseconds, by name.
+pub fn cpu_by_thread(pid: u32) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
     for thread in threads(pid) {
+        let name = fs::read_to_string(thread.join("comm")).unwrap_or_default();
         let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();
-        ns += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        let ns = text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        *all.entry(name.trim().to_owned()).or_default() += ns as f64 / 1_000.0;
     }
-    ns as f64 / 1_000.0
+    all
 }
 
 /// How often a process went to sleep by itself.

@@ -32,7 +32,8 @@ const HELP: &str = "\
 Measures Fieldpost, each figure beside its floor.
 
 usage: fieldpost-bench [--only ROW]… [--quick | --full] [--json]
-                       [--agent FILE] [--hub FILE] [--skeleton FILE] [--dir DIR]
+                       [--agent FILE] [--hub FILE] [--skeleton FILE]
+                       [--nodes N] [--dir DIR]
 
 rows:
   latency    submit → result of a built-in no-op, live and stored; of /bin/true; on one core
@@ -48,6 +49,7 @@ rows:
   --json     one object a line
   --agent, --hub, --skeleton
              programs to measure instead of the ones beside this one (a static build, say)
+  --nodes    how many nodes report in ingest (default: 2000)
   --dir      where stores are made: a real disk (default: /var/tmp)
 ";
 
@@ -77,6 +79,7 @@ struct Bench {
     programs: Programs,
     ports: Ports,
     dir: PathBuf,
+    nodes: usize,
 }
 
 type Row = fn(&Bench) -> Outcome<()>;
@@ -139,6 +142,7 @@ fn options() -> Result<Option<(Bench, Vec<String>)>, lexopt::Error> {
         skeleton: beside.with_file_name("fieldpost-skeleton"),
     };
     let mut dir = PathBuf::from("/var/tmp");
+    let mut nodes = 2_000;
     let mut parser = lexopt::Parser::from_env();
     while let Some(arg) = parser.next()? {
         match arg {
@@ -155,6 +159,7 @@ fn options() -> Result<Option<(Bench, Vec<String>)>, lexopt::Error> {
             Long("agent") => programs.agent = parser.value()?.into(),
             Long("hub") => programs.hub = parser.value()?.into(),
             Long("skeleton") => programs.skeleton = parser.value()?.into(),
+            Long("nodes") => nodes = parser.value()?.parse()?,
             Long("dir") => dir = parser.value()?.into(),
             Short('h') | Long("help") => {
                 print!("{HELP}");
@@ -166,11 +171,13 @@ fn options() -> Result<Option<(Bench, Vec<String>)>, lexopt::Error> {
     if !json {
         println!("{}\n", machine::describe());
     }
-    let bench = Bench { table: Table::begin(json), depth, programs, ports: Ports::new(), dir };
+    let bench =
+        Bench { table: Table::begin(json), depth, programs, ports: Ports::new(), dir, nodes };
     Ok(Some((bench, only)))
 }
 
 fn measure(bench: &Bench, only: &[String]) -> Outcome<()> {
+    rig::clean_up_when_told_to_end()?;
     for program in [&bench.programs.agent, &bench.programs.hub, &bench.programs.skeleton] {
         if !program.exists() {
             let shown = program.display();

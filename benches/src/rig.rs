@@ -7,11 +7,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use fieldpost_sockets::zmq::{self, Context, PollEvents, SocketType};
 use fieldpost_sockets::{Errno, Frame, KeyPair, PublicKey, Socket};
 use fieldpost_wire::{RunId, UnixMillis};
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -29,10 +31,16 @@ pub struct Programs {
 /// A directory that goes when it is dropped.
 pub struct Place(PathBuf);
 
+/// All of them, for when somebody ends us.
+static PLACES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
 impl Place {
     pub fn make(within: &Path) -> Outcome<Self> {
         let path = within.join(format!("fp-bench-{:08x}", fastrand::u32(..)));
         fs::DirBuilder::new().mode(0o700).create(&path)?;
+        if let Ok(mut places) = PLACES.lock() {
+            places.push(path.clone());
+        }
         Ok(Self(path))
     }
 
@@ -46,7 +54,30 @@ impl Drop for Place {
         if let Err(error) = fs::remove_dir_all(&self.0) {
             eprintln!("{} stays: {error}", self.0.display());
         }
+        if let Ok(mut places) = PLACES.lock() {
+            places.retain(|place| *place != self.0);
+        }
     }
+}
+
+/// On Ctrl-C and the like, stores of gigabytes are not left behind. To be called before any
+/// thread starts.
+pub fn clean_up_when_told_to_end() -> Outcome<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    signals.thread_block()?;
+    std::thread::spawn(move || {
+        if signals.wait().is_ok() {
+            let places = PLACES.lock().map(|places| places.clone()).unwrap_or_default();
+            for place in places {
+                if let Err(error) = fs::remove_dir_all(&place) {
+                    eprintln!("{} stays: {error}", place.display());
+                }
+            }
+            // The processes that were started go with this one.
+            std::process::exit(130);
+        }
+    });
+    Ok(())
 }
 
 /// A hub that runs.
