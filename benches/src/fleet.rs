@@ -101,8 +101,17 @@ impl Fleet {
         &mut self,
         most: Duration,
         mut each: impl FnMut(&mut Node, &Trigger<'_>) -> Outcome<()>,
-    ) -> Outcome<Load> {
+    ) -> Outcome<()> {
         let mut load = Load::default();
+        self.ready(most, |node, frame| node.drain(frame, &mut load, &mut each))
+    }
+
+    /// Waits for commands, for `most` at the longest, and hands over each node that has some.
+    fn ready(
+        &mut self,
+        most: Duration,
+        mut each: impl FnMut(&mut Node, &mut Frame) -> Outcome<()>,
+    ) -> Outcome<()> {
         let mut events = [EpollEvent::empty(); 256];
         let timeout = EpollTimeout::try_from(most).unwrap_or(EpollTimeout::ZERO);
         let ready = match self.epoll.wait(&mut events, timeout) {
@@ -112,9 +121,9 @@ impl Fleet {
         };
         for event in &events[..ready] {
             let Some(node) = self.nodes.get_mut(event.data() as usize) else { continue };
-            node.drain(&mut self.frame, &mut load, &mut each)?;
+            each(node, &mut self.frame)?;
         }
-        Ok(load)
+        Ok(())
     }
 
     /// Every node sends results of scheduled runs, `window` of them unacked at the most, until
@@ -129,26 +138,19 @@ impl Fleet {
         let mut load = Load::default();
         let begin = Instant::now();
         let mut heard = Instant::now();
-        let Self { nodes, frame, .. } = self;
+        for node in &mut self.nodes {
+            node.fill(window, bytes)?;
+        }
         while load.acked < wanted && begin.elapsed() < most {
             let before = load.acked;
-            let mut sent = 0;
-            for node in nodes.iter_mut() {
+            self.ready(Duration::from_millis(10), |node, frame| {
                 node.drain(frame, &mut load, &mut |_, _| Ok(()))?;
-                while node.seq - node.acked < window {
-                    if !node.report_scheduled(bytes)? {
-                        break;
-                    }
-                    sent += 1;
-                }
-            }
+                node.fill(window, bytes)
+            })?;
             if load.acked > before {
                 heard = Instant::now();
             } else if heard.elapsed() > Duration::from_secs(30) {
                 return Err("the hub stopped acking".into());
-            }
-            if sent < nodes.len() {
-                std::thread::sleep(Duration::from_micros(500));
             }
         }
         load.seconds = begin.elapsed().as_secs_f64();
@@ -265,6 +267,16 @@ impl Node {
 
     fn report_triggered(&mut self, trigger: &Trigger<'_>) -> Outcome<()> {
         self.report(trigger.run, trigger.attempt, Cause::Trigger, 0).map(drop)
+    }
+
+    /// Sends results until `window` of them are unacked; once half of them are acked, not sooner,
+    /// as a backlog goes out in one write.
+    fn fill(&mut self, window: u64, bytes: usize) -> Outcome<()> {
+        if self.seq - self.acked > window / 2 {
+            return Ok(());
+        }
+        while self.seq - self.acked < window && self.report_scheduled(bytes)? {}
+        Ok(())
     }
 
     /// The result of the next run of a schedule; `false` if it can't be sent now.

@@ -11,7 +11,7 @@ use crate::{Bench, Depth, Outcome, hops, machine, store};
 
 /// A result on the wire, in bytes.
 const BYTES: usize = 256;
-/// Unacked results of a node.
+/// Unacked results of a node; it sends when half of them are acked.
 const WINDOW: u64 = 64;
 /// Rows that a store is to hold for the second round.
 const MANY: u64 = 5_000_000;
@@ -74,7 +74,7 @@ pub fn reports(bench: &Bench) -> Outcome<()> {
     hub.stop();
     let file = place.path().join("hub/hub.sqlite");
     let beside = place.path().join("floor.sqlite");
-    let bare = store::inserts(&file, &beside, 1_000_000, batch as usize)?;
+    let bare = store::inserts(&file, &beside, 400_000, batch as usize)?;
 
     let cpu = median(first.iter().map(|m| m.cpu));
     let table = &bench.table;

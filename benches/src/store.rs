@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Instant;
 
+use rusqlite::Connection;
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
 
 use crate::Outcome;
 use crate::machine;
@@ -44,9 +44,12 @@ impl Commits {
 /// Rows a second, and CPU microseconds a row, of inserting the rows of a stopped hub's file into
 /// an empty file beside it, `batch` of them in a transaction.
 pub fn inserts(hub: &Path, beside: &Path, most: usize, batch: usize) -> Outcome<(f64, f64)> {
-    let (schema, columns, rows) = rows_of(hub, most)?;
+    let Rows { schema, page_size, columns, values: rows } = rows_of(hub, most)?;
     let db = Connection::open(beside)?;
+    db.execute_batch(&format!("PRAGMA page_size = {page_size};"))?;
     db.execute_batch(PRAGMAS)?;
+    // As many bytes of WAL as the hub lets grow, whatever the pages' size.
+    db.execute_batch(&format!("PRAGMA wal_autocheckpoint = {}", (16 << 20) / page_size))?;
     for sql in schema {
         db.execute_batch(&sql)?;
     }
@@ -59,10 +62,10 @@ pub fn inserts(hub: &Path, beside: &Path, most: usize, batch: usize) -> Outcome<
         db.execute_batch("BEGIN IMMEDIATE")?;
         let (whole, rest) = batch.split_at(batch.len() / (ROWS * columns) * (ROWS * columns));
         for some in whole.chunks(ROWS * columns) {
-            db.prepare_cached(&many)?.execute(params_from_iter(some))?;
+            insert(&db, &many, some)?;
         }
         for row in rest.chunks(columns) {
-            db.prepare_cached(&single)?.execute(params_from_iter(row))?;
+            insert(&db, &single, row)?;
         }
         db.execute_batch("COMMIT")?;
     }
@@ -71,9 +74,24 @@ pub fn inserts(hub: &Path, beside: &Path, most: usize, batch: usize) -> Outcome<
     Ok((rate, (machine::cpu_us(me) - cpu) / count))
 }
 
-type Rows = (Vec<String>, usize, Vec<Value>);
+fn insert(db: &Connection, sql: &str, values: &[Value]) -> Outcome<()> {
+    let mut statement = db.prepare_cached(sql)?;
+    for (at, value) in (1..).zip(values) {
+        statement.raw_bind_parameter(at, value)?;
+    }
+    statement.raw_execute()?;
+    Ok(())
+}
 
-/// The table's definitions, how many columns it has, and the values of its first rows.
+/// The results of a hub.
+struct Rows {
+    schema: Vec<String>,
+    page_size: i64,
+    columns: usize,
+    values: Vec<Value>,
+}
+
+/// The table's definitions, and the values of its first rows, one after the other.
 fn rows_of(hub: &Path, most: usize) -> Outcome<Rows> {
     let db = Connection::open(hub)?;
     let mut schema = db.prepare(
@@ -90,5 +108,6 @@ fn rows_of(hub: &Path, most: usize) -> Outcome<Rows> {
             values.push(row.get(column)?);
         }
     }
-    Ok((schema, columns, values))
+    let page_size = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    Ok(Rows { schema, page_size, columns, values })
 }
