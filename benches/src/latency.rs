@@ -18,8 +18,9 @@ const NODE: &str = "bench";
 #[derive(Default)]
 struct Samples {
     hops: Series,
-    warm_hops: Series,
     live: Series,
+    later_hops: Series,
+    later_live: Series,
     stored: Series,
     commits: Series,
     program: Series,
@@ -39,22 +40,15 @@ pub fn run(bench: &Bench) -> Outcome<()> {
             None
         }
     };
-    let (runs, count) = bench.depth.pick((3, 100), (5, 300), (7, 500));
+    let (runs, count) = bench.depth.pick((3, 100), (5, 250), (7, 500));
     let mut all = Vec::new();
     for _ in 0..runs {
         let mut samples = Samples::default();
-        for i in 0..count + 20 {
-            let warm = i >= 20;
-            let sample = take(&mut hops, &commits, real.as_mut(), i % 2 == 0)?;
-            if warm {
-                sample.into_series(&mut samples);
-            }
+        for _ in 0..10 {
+            rounds(&mut hops, real.as_mut(), count / 2, &mut samples)?;
         }
-        for i in 0..2 * count {
-            let us = hops.round()?;
-            if i >= count {
-                samples.warm_hops.push(us);
-            }
+        for i in 0..count {
+            take(&mut hops, &commits, real.as_mut(), i % 2 == 0)?.into_series(&mut samples);
         }
         all.push(samples);
     }
@@ -67,6 +61,31 @@ pub fn run(bench: &Bench) -> Outcome<()> {
     Ok(())
 }
 
+/// A stretch of the floor, and a stretch of the real thing: one round after the other.
+fn rounds(
+    hops: &mut Hops,
+    real: Option<&mut Real>,
+    count: usize,
+    samples: &mut Samples,
+) -> Outcome<()> {
+    const WARM_UP: usize = 10;
+    for i in 0..WARM_UP + count {
+        let us = hops.round()?;
+        if i >= WARM_UP {
+            samples.hops.push(us);
+        }
+    }
+    let Some(real) = real else { return Ok(()) };
+    for i in 0..WARM_UP + count {
+        let us = real.client.trigger_live("ping", NODE)?;
+        if i >= WARM_UP {
+            samples.live.push(us);
+        }
+    }
+    // The store comes to rest.
+    real.client.trigger("ping", NODE).map(drop)
+}
+
 /// One sample of everything, in microseconds.
 struct Sample {
     hop: f64,
@@ -76,10 +95,10 @@ struct Sample {
 
 impl Sample {
     fn into_series(self, samples: &mut Samples) {
-        samples.hops.push(self.hop);
+        samples.later_hops.push(self.hop);
         samples.commits.push(self.commits);
         if let Some([live, stored, program, spawn]) = self.real {
-            samples.live.push(live);
+            samples.later_live.push(live);
             samples.stored.push(stored);
             samples.program.push(program);
             samples.spawn.push(spawn);
@@ -142,39 +161,32 @@ fn show(bench: &Bench, all: &[Samples]) {
     let of = |figure: fn(&Samples) -> f64| median(all.iter().map(figure));
     let table = &bench.table;
     let hops = (of(|s| s.hops.p50()), of(|s| s.hops.p99()));
+    let later_hops = of(|s| s.later_hops.p50());
     let commits = of(|s| s.commits.p50());
     if all.iter().any(|samples| samples.live.is_empty()) {
         table.add(ROW, &Figure::new("four raw hops, p50", hops.0, "µs", Target::None));
         table.add(ROW, &Figure::new("four raw hops, p99", hops.1, "µs", Target::None));
+        table.add(ROW, &Figure::new("the same after a pause, p50", later_hops, "µs", Target::None));
         table.add(ROW, &Figure::new("two commits, p50", commits, "µs", Target::None));
-    } else {
-        let live = (of(|s| s.live.p50()), of(|s| s.live.p99()));
-        let ratio = |what, value, floor, most| {
-            table.add(ROW, &Figure::ratio(what, value, "µs", floor, Target::AtMost(most)));
-        };
-        ratio("submit → live result, p50", live.0, hops.0, 1.15);
-        ratio("submit → live result, p99", live.1, hops.1, 1.3);
-        ratio("submit → stored result, p50", of(|s| s.stored.p50()), hops.0 + commits, 1.3);
-        let spawn = of(|s| s.spawn.p50());
-        ratio(
-            "submit → live result of /bin/true, p50",
-            of(|s| s.program.p50()),
-            live.0 + spawn,
-            1.2,
-        );
-        table.note(
-            ROW,
-            &format!(
-                "two commits alone {commits:.0} µs, spawn and wait of /bin/true alone {spawn:.0} µs"
-            ),
-        );
+        return;
     }
+    let ratio = |what, value, floor, most| {
+        table.add(ROW, &Figure::ratio(what, value, "µs", floor, Target::AtMost(most)));
+    };
+    ratio("submit → live result, p50", of(|s| s.live.p50()), hops.0, 1.15);
+    ratio("submit → live result, p99", of(|s| s.live.p99()), hops.1, 1.3);
+    let later = of(|s| s.later_live.p50());
+    let figure = Figure::new("the same after a pause, p50", later, "µs", Target::None);
+    table.add(ROW, &figure.beside(later_hops));
+    let stored = of(|s| s.stored.p50());
+    ratio("submit → stored result, p50", stored, later_hops + commits, 1.3);
+    let (program, spawn) = (of(|s| s.program.p50()), of(|s| s.spawn.p50()));
+    ratio("submit → live result of /bin/true, p50", program, later + spawn, 1.2);
     table.note(
         ROW,
         &format!(
-            "all on one core; the raw hops without a pause between them: {:.0} / {:.0} µs",
-            of(|s| s.warm_hops.p50()),
-            of(|s| s.warm_hops.p99())
+            "all on one core; two commits alone {commits:.0} µs, /bin/true spawned and waited for \
+             alone {spawn:.0} µs"
         ),
     );
 }

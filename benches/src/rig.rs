@@ -329,24 +329,41 @@ impl Client {
     /// Triggers a job and waits for its result twice: as an event, and stored. Gives both times
     /// in microseconds from the moment of sending.
     pub fn trigger(&mut self, job: &str, node: &str) -> Outcome<(f64, f64)> {
-        let run = run_id().to_string();
         // As `fieldpost trigger --wait` asks: the trigger, its reply, then for the end of it.
-        let submit = json!({
-            "id": self.next, "op": "submit", "run_id": run, "job": job,
-            "select": { "nodes": [node] }, "ttl_ms": 60_000,
-        })
-        .to_string();
-        let id = self.next;
-        self.next += 1;
-        let begin = Instant::now();
-        self.dealer.transmit(submit.as_bytes())?;
-        self.event(&run, "\"event\":\"result\"")?;
-        let live = begin.elapsed();
+        let run = run_id().to_string();
+        let (begin, id, live) = self.submit(&run, job, node)?;
         self.reply(id)?;
         let fields = json!({ "run_id": run, "wait_ms": 20_000, "until": "final" });
         let asked = self.send("runs", fields)?;
         self.reply(asked)?;
-        Ok((live.as_secs_f64() * 1e6, begin.elapsed().as_secs_f64() * 1e6))
+        Ok((live, begin.elapsed().as_secs_f64() * 1e6))
+    }
+
+    /// Triggers a job and waits for its result's event only; in microseconds.
+    pub fn trigger_live(&mut self, job: &str, node: &str) -> Outcome<f64> {
+        let (_, _, live) = self.submit(&run_id().to_string(), job, node)?;
+        // The replies follow the commits, which go on meanwhile.
+        loop {
+            match self.dealer.receive(&mut self.frame) {
+                Ok(()) => {}
+                Err(Errno::EAGAIN) => return Ok(live),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn submit(&mut self, run: &str, job: &str, node: &str) -> Outcome<(Instant, u64, f64)> {
+        let id = self.next;
+        self.next += 1;
+        let submit = json!({
+            "id": id, "op": "submit", "run_id": run, "job": job,
+            "select": { "nodes": [node] }, "ttl_ms": 60_000,
+        })
+        .to_string();
+        let begin = Instant::now();
+        self.dealer.transmit(submit.as_bytes())?;
+        self.event(run, "\"event\":\"result\"")?;
+        Ok((begin, id, begin.elapsed().as_secs_f64() * 1e6))
     }
 }
 
