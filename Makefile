@@ -30,7 +30,7 @@ demo: ready ## a hub, three agents, real jobs, a kill -9 in the middle: every re
 	@scripts/demo
 
 .PHONY: bench
-bench: ready ## measure latency, throughput and memory, each beside its floor
+bench: build ## measure latency, throughput and memory, each beside its floor
 	$(CARGO) run --release -p fieldpost-bench
 
 .PHONY: man
