@@ -358,7 +358,9 @@ impl Hub {
     /// Whether reports are to be read now.
     #[must_use]
     pub fn may_read_reports(&self) -> bool {
-        self.pipeline.has_room()
+        // While nothing can be stored they are read and dropped: waiting in the sockets, those of
+        // a whole fleet would fill the memory.
+        self.pipeline.has_room() || self.pipeline.failing.is_some()
     }
 
     /// Whether everything is durable and answered: a stopping hub may end.

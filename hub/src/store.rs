@@ -62,6 +62,8 @@ pub enum Outcome {
 
 /// How many triggered runs a hub knows by heart, to tell a repeated submit from a new one.
 pub const RECENT_RUNS: usize = 50_000;
+/// Closed triggers that stand on what was inferred and are restored, the newest of them.
+pub const STANDING_RUNS: usize = 10_000;
 
 /// Who this store is, for its whole life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,11 +192,17 @@ pub struct AwaitingRecord {
     pub held: Vec<(u32, u32)>,
 }
 
+/// How much older than what is kept the output of a run without a `Finished` may be, in
+/// milliseconds: the run may still be in progress.
+const LATE_MS: u64 = 2 * 24 * 60 * 60 * 1000;
+
 /// Who reads the results, and how far it has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerRecord {
     /// Its name.
     pub name: Name,
+    /// The client that made it: nobody else may move it, but an admin.
+    pub owner: String,
     /// Everything up to here is done with.
     pub offset: u64,
     /// When it committed last.

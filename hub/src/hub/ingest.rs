@@ -26,6 +26,11 @@ impl Hub {
         match Report::decode(body) {
             Ok((tag, report)) => {
                 self.counters.reports += 1;
+                if tag.is_some() && self.pipeline.failing.is_some() {
+                    // Not acked: it comes again.
+                    self.counters.unstored += 1;
+                    return;
+                }
                 #[cfg(feature = "planted-bugs")]
                 if self.is_taken_for_a_duplicate(id, tag) {
                     return;
@@ -36,6 +41,7 @@ impl Hub {
                 }
             }
             Err(error) => match peek_tag(body) {
+                Ok(Some(_)) if self.pipeline.failing.is_some() => self.counters.unstored += 1,
                 // It would come back for ever: kept as it is, for a version that reads it.
                 Ok(Some(tag)) => {
                     self.counters.unreadable += 1;
@@ -194,12 +200,14 @@ impl Hub {
 
     fn output(&mut self, id: NodeId, output: &OutputReport<'_>) {
         let execution = Execution { run: output.run, node: id, attempt: output.attempt.0 };
+        let received = self.time.time();
         let batch = &mut self.pipeline.batch;
         let bytes = batch.put(&[output.bytes]);
         batch.record(Record::Chunk {
             run: output.run,
             node: id,
             attempt: output.attempt.0,
+            received,
             index: output.index,
             bytes,
         });

@@ -1,5 +1,6 @@
 //! `results`, `results.commit`, `audit`.
 
+use fieldpost_wire::Name;
 use serde_json::json;
 
 use super::clients::Rights;
@@ -8,6 +9,7 @@ use super::requests::{Ask, how_many_fit, stopping};
 use super::runs::parse_name;
 use super::waiters::Reader;
 use super::{Hub, NodeId, Query};
+use crate::config::Role;
 use crate::protocol::{
     Audit, LONGEST_WAIT_MS, MOST_ROWS, Refusal, Results, ResultsCommit, result_row,
 };
@@ -15,6 +17,8 @@ use crate::store::{AuditRecord, Change, ConsumerRecord, ResultRecord};
 
 /// Consumers that are remembered.
 const MOST_CONSUMERS: usize = 1_000;
+/// Of those, made by one client that is no admin.
+const MOST_OF_ONE: usize = 100;
 /// A node id that no node has: a filter that lets nothing through.
 const NOBODY: NodeId = NodeId(0);
 
@@ -101,6 +105,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_store()?;
         let name = request.consumer;
+        let owner = self.owner_of(&name, rights)?;
         let Some(offset) = request.offset else {
             let known = self.consumers.remove(&name).is_some();
             self.pipeline.change(Change::NoConsumer(name.clone()));
@@ -121,11 +126,36 @@ impl Hub {
             let what = "there are 1000 consumers already; commit offset null to remove one";
             return Err(Refusal::new("busy", what));
         }
-        let record = ConsumerRecord { name: name.clone(), offset, seen: self.time.time() };
+        let seen = self.time.time();
+        let record = ConsumerRecord { name: name.clone(), owner, offset, seen };
         self.consumers.insert(name.clone(), record.clone());
         self.pipeline.change(Change::Consumer(record));
         self.reply_durably(to, &json!({ "consumer": &*name, "offset": offset }));
         Ok(())
+    }
+
+    /// Whose consumer this is, or becomes; refused where it is not this client's to move.
+    fn owner_of(&self, name: &Name, rights: &Rights) -> Result<String, Refusal> {
+        let admin = rights.need(Role::Admin, "results.commit").is_ok();
+        if let Some(known) = self.consumers.get(name) {
+            if admin || known.owner == rights.name {
+                return Ok(known.owner.clone());
+            }
+            let what = format!(
+                "the consumer {name} is {}'s: only that client or an admin may move or remove it",
+                known.owner
+            );
+            return Err(Refusal::new("not_allowed", what));
+        }
+        let own = self.consumers.values().filter(|known| known.owner == rights.name).count();
+        if !admin && own >= MOST_OF_ONE {
+            let what = format!(
+                "{} has {MOST_OF_ONE} consumers already; commit offset null to remove one",
+                rights.name
+            );
+            return Err(Refusal::new("busy", what));
+        }
+        Ok(rights.name.clone())
     }
 
     pub(super) fn audit_page(&mut self, to: &ReplyTo, request: Audit) -> Result<(), Refusal> {

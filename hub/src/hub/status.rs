@@ -32,6 +32,8 @@ pub struct Counters {
     pub inferred: u64,
     /// Reliable reports that this version can't read.
     pub unreadable: u64,
+    /// Reports that came while nothing could be stored: not acked, they come again.
+    pub unstored: u64,
     /// Bytes that are no message.
     pub bad_bytes: u64,
     /// Messages of keys that may not say them.
@@ -114,6 +116,7 @@ impl Hub {
             let idle_ms = self.time.time().ms_since(consumer.seen);
             json!({
                 "name": &*consumer.name,
+                "owner": consumer.owner,
                 "offset": consumer.offset,
                 "behind": self.extent.newest.saturating_sub(consumer.offset),
                 "seen_ms": consumer.seen.0,
@@ -151,6 +154,7 @@ impl Hub {
                 "received_bytes": c.report_bytes,
                 "chunks": c.chunks,
                 "unreadable": c.unreadable,
+                "unstored": c.unstored,
                 "bad": c.bad_bytes,
                 "unauthorised": c.unauthorised,
             },

@@ -512,6 +512,10 @@ fn while_the_disk_is_full_nothing_is_acked_and_then_all_of_it() {
     assert!(sent.commands.is_empty());
     assert_eq!(world.ask(json!({ "op": "status" })).reply()["store"]["state"], "failing");
     assert!(world.pass(3_000).commands.iter().all(|(topic, _)| topic == "all/"));
+    assert!(world.hub.may_read_reports());
+    let other = RunId::v7(UnixMillis(WALL), [9; 10]);
+    assert!(world.report(A, Some(2), &finished(other, Status::Ok, 0)).commands.is_empty());
+    assert_eq!(world.ask(json!({ "op": "status" })).reply()["reports"]["unstored"], 1);
     world.store.fail(None);
     assert!(world.pass(2_000).kinds().contains(&"ack"));
     assert_eq!(world.outcomes(), [(Outcome::Ok, Source::Node)]);
@@ -615,13 +619,14 @@ fn client(role: Role, jobs: Option<&str>, selectors: Option<Selector>) -> Client
     }
 }
 
+fn reload(world: &mut World, client: Client) -> Sent {
+    let retention = world.hub.settings.retention;
+    world.handle(Input::Reloaded { clients: vec![client], retention })
+}
+
 #[test]
 fn a_client_does_what_its_role_jobs_and_selectors_allow() {
     let mut world = World::with_node();
-    let reload = |world: &mut World, client: Client| {
-        let retention = world.hub.settings.retention;
-        world.handle(Input::Reloaded { clients: vec![client], retention })
-    };
     let who = Who::Key(B);
     let submit = |job: &str| json!({ "op": "submit", "job": job, "select": { "all": true } });
     assert_eq!(world.ask_as(who, submit("job")).code(), "not_allowed", "nobody knows it");
@@ -671,6 +676,42 @@ fn results_are_read_from_a_cursor_and_waited_for() {
     assert_eq!(sent.reply()["newest"], 1);
     let ahead = json!({ "op": "results.commit", "consumer": "etl", "offset": 9 });
     assert_eq!(world.ask(ahead).code(), "bad_request");
+}
+
+#[test]
+fn a_consumer_is_moved_by_who_made_it_or_by_an_admin() {
+    let mut world = World::with_node();
+    reload(&mut world, client(Role::Read, None, None));
+    let key = Who::Key(B);
+    let commit =
+        |name: &str, offset| json!({ "op": "results.commit", "consumer": name, "offset": offset });
+    assert_eq!(world.ask(commit("etl", Some(0))).code(), "ok");
+    assert_eq!(world.ask_as(key, commit("etl", Some(0))).code(), "not_allowed");
+    assert_eq!(world.ask_as(key, commit("etl", None)).code(), "not_allowed");
+    assert_eq!(world.ask_as(key, commit("own", Some(0))).code(), "ok");
+    let mut world = world.restart();
+    let sent = world.ask(json!({ "op": "status" }));
+    assert_eq!(sent.reply()["consumers"][1]["owner"], "airflow");
+    assert_eq!(world.ask(commit("own", None)).code(), "ok");
+}
+
+#[test]
+fn a_closed_trigger_that_stood_on_an_inference_is_revised_also_after_a_restart() {
+    for restarts in [false, true] {
+        let mut world = World::with_node();
+        let (run, _) = world.submit();
+        world.pass(120_000);
+        assert_eq!(world.outcomes(), [(Outcome::Expired, Source::Hub)]);
+        if restarts {
+            world = world.restart();
+        }
+        world.report(A, Some(1), &finished(run, Status::Ok, 0));
+        let sent = world.ask(json!({ "op": "runs" }));
+        assert_eq!(sent.reply()["runs"][0]["ok"], 1);
+        assert_eq!(sent.reply()["runs"][0]["failed"], 0);
+        let sent = world.ask(json!({ "op": "runs", "run_id": run }));
+        assert_eq!(sent.reply()["nodes"][0]["result"]["revised"], true);
+    }
 }
 
 #[test]

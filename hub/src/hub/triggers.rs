@@ -12,7 +12,7 @@
 //! late: `lost` only when the longest time it named is over and nothing was heard of it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap};
 
 use fieldpost_wire::{
     Arg, Attempt, Cancel, Clock, Command, Exit, Finished, List, Query, Report, RunId, RunState,
@@ -29,6 +29,9 @@ use crate::store::{
     Change, NodeId, Outcome, ProgressRecord, RECENT_RUNS, Record, RestoredTrigger, Source, Tally,
     TriggerRecord,
 };
+use standing::Standing;
+
+mod standing;
 
 /// The first pause between two copies of a trigger, a cancel or a query.
 const BACKOFF_MS: u64 = 1_000;
@@ -42,10 +45,8 @@ const LOST_GRACE_MS: u64 = 5_000;
 const PERSIST_AFTER_MS: u64 = 1_000;
 /// How long a node may be silent while a result is on its way until the run counts as lost.
 const COMING_PATIENCE_MS: u64 = limits::DEADLINE_AHEAD_MS;
-/// Closed triggers that stand on an inference, kept to tell a revision.
-const MOST_STANDING: usize = 10_000;
 
-/// A trigger that is open, or that stands on an inference.
+/// A trigger that is open.
 #[derive(Debug)]
 pub struct Trigger {
     /// What is stored of it.
@@ -104,7 +105,7 @@ pub struct Triggers {
     /// Every run that was ever triggered and whose id is above `horizon`.
     known: BTreeSet<RunId>,
     horizon: Option<RunId>,
-    standing: VecDeque<RunId>,
+    standing: Standing,
     open: usize,
 }
 
@@ -148,7 +149,7 @@ impl Target {
 }
 
 impl Triggers {
-    /// The trigger of a run, while it is open or stands on an inference.
+    /// The trigger of a run, while it is open.
     pub fn get(&self, run: &RunId) -> Option<&Trigger> {
         self.map.get(run)
     }
@@ -291,10 +292,7 @@ impl Triggers {
                 cx.pipeline.change(Change::Closed { run, tally: trigger.tally });
                 trigger.record.closed = Some(trigger.tally);
             }
-            if trigger.tally.inferred > 0 {
-                self.standing.push_back(run);
-                self.map.insert(run, trigger);
-            }
+            self.standing.add(&trigger);
             return;
         }
         self.open += 1;
@@ -503,7 +501,10 @@ impl Triggers {
         report: &Finished<'_>,
     ) -> Option<bool> {
         let run = report.run;
-        let trigger = self.map.get_mut(&run)?;
+        let Some(trigger) = self.map.get_mut(&run) else {
+            let (attempt, outcome) = (report.attempt.0, Outcome::from(report.status));
+            return self.standing.revise(cx.pipeline, (run, node, attempt), outcome);
+        };
         let deadline = trigger.record.deadline;
         let reruns =
             report.status == Status::Lost && cx.nodes.get(node).reruns(&trigger.record.job);
@@ -515,20 +516,11 @@ impl Triggers {
         match target.state {
             State::Final(_, Source::Node) if report.attempt.0 == target.attempt => Some(false),
             State::Final(before, source) => {
-                let was_inferred = is_inferred(before, source);
                 target.attempt = report.attempt.0;
                 target.state = State::Final(outcome, Source::Node);
                 trigger.tally.remove(before, source);
                 trigger.tally.add(outcome, Source::Node);
-                trigger.record.closed = trigger.record.closed.map(|_| trigger.tally);
-                if trigger.open == 0 {
-                    cx.pipeline.change(Change::Closed { run, tally: trigger.tally });
-                    if trigger.tally.inferred == 0 {
-                        self.standing.retain(|other| *other != run);
-                        self.map.remove(&run);
-                    }
-                }
-                Some(was_inferred || source == Source::Hub)
+                Some(is_inferred(source))
             }
             State::Published | State::Accepted(_) | State::Running(_) | State::Coming => {
                 target.attempt = report.attempt.0;
@@ -612,20 +604,11 @@ impl Triggers {
         if trigger.open > 0 {
             return;
         }
-        let tally = trigger.tally;
-        trigger.record.closed = Some(tally);
-        cx.pipeline.change(Change::Closed { run, tally });
+        cx.pipeline.change(Change::Closed { run, tally: trigger.tally });
         cx.closed.push(run);
         self.open -= 1;
-        if tally.inferred == 0 {
-            self.map.remove(&run);
-            return;
-        }
-        self.standing.push_back(run);
-        if self.standing.len() > MOST_STANDING
-            && let Some(oldest) = self.standing.pop_front()
-        {
-            self.map.remove(&oldest);
+        if let Some(trigger) = self.map.remove(&run) {
+            self.standing.add(&trigger);
         }
     }
 
@@ -842,7 +825,7 @@ impl Tally {
             Outcome::Ok => self.ok += 1,
             _ => self.failed += 1,
         }
-        self.inferred += u32::from(is_inferred(outcome, source));
+        self.inferred += u32::from(is_inferred(source));
     }
 
     fn remove(&mut self, outcome: Outcome, source: Source) {
@@ -850,14 +833,14 @@ impl Tally {
             Outcome::Ok => self.ok = self.ok.saturating_sub(1),
             _ => self.failed = self.failed.saturating_sub(1),
         }
-        let inferred = u32::from(is_inferred(outcome, source));
+        let inferred = u32::from(is_inferred(source));
         self.inferred = self.inferred.saturating_sub(inferred);
     }
 }
 
 /// Whether the node may still say otherwise. A rejected copy of a trigger may have been followed
 /// by an accepted one.
-fn is_inferred(_outcome: Outcome, source: Source) -> bool {
+fn is_inferred(source: Source) -> bool {
     source == Source::Hub
 }
 

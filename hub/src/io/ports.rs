@@ -22,9 +22,12 @@ const SUBSCRIPTION_SIZE: i64 = 512;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections that the kernel holds while a fleet comes back at once; net.core.somaxconn caps it.
 const BACKLOG: i32 = 4_096;
-/// Messages in one peer's pipe. Inbound it bounds what a flood can make us hold; outbound, what
-/// a peer that does not read can: beyond it commands are dropped, and the core sends again.
-const HIGH_WATER: i32 = 1_000;
+/// Messages from one peer that wait to be read: a fleet that floods us makes us hold so many of
+/// each node. What is beyond waits in the kernel, and then at the peer.
+const RECEIVE_HIGH_WATER: i32 = 64;
+/// Messages for one peer that wait to be sent, where it does not read: beyond it commands are
+/// dropped, and the core sends again.
+const SEND_HIGH_WATER: i32 = 1_000;
 /// Events for one client that does not keep up; beyond it they are dropped, and the client has
 /// the results' cursor.
 const EVENTS_HIGH_WATER: i32 = 10_000;
@@ -110,8 +113,8 @@ impl Ports {
             socket.set_maxmsgsize(SUBSCRIPTION_SIZE)?;
         }
         for socket in [&triggers, &results, &clients, &local, &events, &local_events] {
-            socket.set_rcvhwm(HIGH_WATER)?;
-            socket.set_sndhwm(HIGH_WATER)?;
+            socket.set_rcvhwm(RECEIVE_HIGH_WATER)?;
+            socket.set_sndhwm(SEND_HIGH_WATER)?;
         }
         for socket in [&events, &local_events] {
             socket.set_sndhwm(EVENTS_HIGH_WATER)?;

@@ -70,6 +70,8 @@ pub enum Record {
         node: NodeId,
         /// Which execution.
         attempt: u32,
+        /// When it came.
+        received: UnixMillis,
         /// Its place.
         index: u32,
         /// Its bytes.

@@ -114,7 +114,12 @@ fn keeps_nodes(store: &mut dyn Store) {
             let entries = entries.to_owned();
             batch.change(Change::Schedule(ScheduleRecord { scope, counter, changed, entries }));
         }
-        let consumer = |offset| ConsumerRecord { name: name("etl"), offset, seen: UnixMillis(8) };
+        let consumer = |offset| ConsumerRecord {
+            name: name("etl"),
+            owner: "loader".to_owned(),
+            offset,
+            seen: UnixMillis(8),
+        };
         batch.change(Change::Consumer(consumer(1)));
         batch.change(Change::Consumer(consumer(2)));
     });
@@ -124,6 +129,7 @@ fn keeps_nodes(store: &mut dyn Store) {
     assert_eq!(restored.schedules.len(), 1);
     assert_eq!(restored.schedules[0].entries, "[]");
     assert_eq!(restored.consumers[0].offset, 2);
+    assert_eq!(restored.consumers[0].owner, "loader");
 }
 
 fn trigger(n: u8, nodes: &[u32]) -> TriggerRecord {
@@ -211,7 +217,8 @@ fn keeps_output(store: &mut dyn Store) {
     let (of, node, attempt) = (run(50), NodeId(1), 1);
     let chunk = |batch: &mut Batch, index: u32| {
         let bytes = batch.put(&[&[b'a' + index as u8; 10]]);
-        batch.record(Record::Chunk { run: of, node, attempt, index, bytes });
+        let received = UnixMillis(1_000);
+        batch.record(Record::Chunk { run: of, node, attempt, received, index, bytes });
     };
     commit(store, |batch| {
         for index in [0, 2, 2] {
@@ -306,4 +313,27 @@ fn sweeps(store: &mut dyn Store) {
     let committed = commit(store, |batch| result(batch, 1, 1, Source::Node, 9_000));
     assert_eq!(committed.extent.newest, newest + 1, "no offset is given twice");
     assert_eq!(swept(store, sweep(0, 0, u64::MAX, 1_000)), 1, "too large: the oldest go");
+    sweeps_output_that_nobody_claims(store);
+}
+
+/// By when it came: the run id may be of a device without a clock.
+fn sweeps_output_that_nobody_claims(store: &mut dyn Store) {
+    let (of, node, attempt) = (RunId([0; 16]), NodeId(1), 1);
+    let chunks = |store: &mut dyn Store, before| {
+        let committed = commit(store, |batch| {
+            let (bytes, rows) = (u64::MAX, 1_000);
+            let before = UnixMillis(before);
+            batch.change(Change::Sweep { before, bytes, keep_after: u64::MAX, rows });
+            batch.ask(Query::Held { run: of, node, attempt });
+        });
+        let [Answer::Held { held, .. }] = &committed.answers[..] else { panic!() };
+        held.len()
+    };
+    let received = UnixMillis(LATE_MS);
+    commit(store, |batch| {
+        let bytes = batch.put(&[b"half of it"]);
+        batch.record(Record::Chunk { run: of, node, attempt, received, index: 0, bytes });
+    });
+    assert_eq!(chunks(store, 2 * LATE_MS), 1, "it may still be in progress");
+    assert_eq!(chunks(store, 2 * LATE_MS + 1), 0);
 }

@@ -8,8 +8,9 @@ use fieldpost_wire::{Name, OutboxId, RunId, Seq, UnixMillis};
 
 use super::{
     Answer, AuditRecord, AwaitingRecord, Batch, Change, Committed, ConsumerRecord, Extent,
-    Identity, Key, NodeId, NodeRecord, ProgressRecord, Query, Record, Restored, RestoredTrigger,
-    ResultRecord, ScheduleRecord, Scope, Source, Store, StoreError, TriggerRecord, insert_index,
+    Identity, Key, LATE_MS, NodeId, NodeRecord, ProgressRecord, Query, Record, Restored,
+    RestoredTrigger, ResultRecord, ScheduleRecord, Scope, Source, Store, StoreError, TriggerRecord,
+    insert_index,
 };
 
 type Execution = (RunId, NodeId, u32);
@@ -26,7 +27,7 @@ pub struct Memory {
     results: BTreeMap<u64, (ResultRecord, String)>,
     keys: BTreeMap<(RunId, NodeId, u32, Source), u64>,
     awaiting: BTreeMap<Execution, (UnixMillis, Vec<u8>)>,
-    chunks: BTreeMap<(RunId, NodeId, u32, u32), Vec<u8>>,
+    chunks: BTreeMap<(RunId, NodeId, u32, u32), (UnixMillis, Vec<u8>)>,
     missed: BTreeSet<(NodeId, String, UnixMillis, UnixMillis, u64)>,
     unreadable: BTreeMap<(NodeId, OutboxId, Seq), Vec<u8>>,
     consumers: BTreeMap<Name, ConsumerRecord>,
@@ -104,7 +105,7 @@ impl Memory {
             .range((run, node, attempt, from)..=(run, node, attempt, u32::MAX))
             .zip(from..)
             .take_while(|((key, _), expected)| key.3 == *expected)
-            .map(|((key, bytes), _)| (key.3, bytes))
+            .map(|((key, (_, bytes)), _)| (key.3, bytes))
     }
 
     fn held(&self, run: RunId, node: NodeId, attempt: u32) -> Vec<(u32, u32)> {
@@ -122,7 +123,7 @@ impl Memory {
             newest: self.newest,
             oldest: self.results.keys().next().copied().unwrap_or(0),
             bytes: self.results.values().map(size).sum::<u64>()
-                + self.chunks.values().map(|bytes| bytes.len() as u64).sum::<u64>(),
+                + self.chunks.values().map(|(_, bytes)| bytes.len() as u64).sum::<u64>(),
         }
     }
 
@@ -166,10 +167,10 @@ impl Memory {
                 let waiting = (*received, batch.slice(body).to_vec());
                 self.awaiting.entry((*run, *node, *attempt)).or_insert(waiting);
             }
-            Record::Chunk { run, node, attempt, index, bytes } => {
+            Record::Chunk { run, node, attempt, received, index, bytes } => {
                 self.chunks
                     .entry((*run, *node, *attempt, *index))
-                    .or_insert_with(|| batch.slice(bytes).to_vec());
+                    .or_insert_with(|| (*received, batch.slice(bytes).to_vec()));
             }
             Record::Missed { node, entry, from, to, count, .. } => {
                 self.missed.insert((*node, batch.text(entry).to_owned(), *from, *to, *count));
@@ -252,6 +253,14 @@ impl Memory {
         self.audit.retain(|record| record.time >= before);
         self.triggers.retain(|_, trigger| trigger.submitted >= before || trigger.closed.is_none());
         self.awaiting.retain(|_, (received, _)| *received >= before);
+        let stale = UnixMillis(before.0.saturating_sub(LATE_MS));
+        let Self { chunks, keys, awaiting, .. } = self;
+        chunks.retain(|(run, node, attempt, _), (received, _)| {
+            let told = [Source::Node, Source::Hub].map(|by| (*run, *node, *attempt, by));
+            *received >= stale
+                || told.iter().any(|key| keys.contains_key(key))
+                || awaiting.contains_key(&(*run, *node, *attempt))
+        });
         swept
     }
 

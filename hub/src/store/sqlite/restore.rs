@@ -7,7 +7,7 @@ use rusqlite::{Connection, Result, Row};
 use super::read::{held, maybe_time, name, source, time, trigger_row, wrong};
 use crate::store::{
     AwaitingRecord, ConsumerRecord, Extent, Identity, Key, NodeId, NodeKey, NodeRecord, Outcome,
-    ProgressRecord, RECENT_RUNS, Restored, RestoredTrigger, ScheduleRecord, Scope,
+    ProgressRecord, RECENT_RUNS, Restored, RestoredTrigger, STANDING_RUNS, ScheduleRecord, Scope,
 };
 
 pub fn restore(db: &Connection, extent: Extent) -> Result<Restored> {
@@ -38,13 +38,18 @@ pub fn restore(db: &Connection, extent: Extent) -> Result<Restored> {
             |row| row.get(0).map(RunId),
         )?,
         awaiting: awaiting(db)?,
-        consumers: all(db, "SELECT name, offset, seen FROM consumers ORDER BY name", |row| {
-            Ok(ConsumerRecord {
-                name: name(row, 0)?,
-                offset: row.get::<_, i64>(1)?.cast_unsigned(),
-                seen: time(row, 2)?,
-            })
-        })?,
+        consumers: all(
+            db,
+            "SELECT name, owner, offset, seen FROM consumers ORDER BY name",
+            |row| {
+                Ok(ConsumerRecord {
+                    name: name(row, 0)?,
+                    owner: row.get(1)?,
+                    offset: row.get::<_, i64>(2)?.cast_unsigned(),
+                    seen: time(row, 3)?,
+                })
+            },
+        )?,
         extent,
     })
 }
@@ -86,13 +91,22 @@ fn nodes(db: &Connection) -> Result<Vec<NodeRecord>> {
 }
 
 fn triggers(db: &Connection) -> Result<Vec<RestoredTrigger>> {
-    let records = all(
-        db,
+    let mut records = Vec::new();
+    let mut standing = 0;
+    let mut alive = db.prepare(
         "SELECT run, submitted, deadline, client, request, job, nodes, cancelled, \
          cancelled_nodes, ok, failed, inferred FROM triggers \
-         WHERE ok IS NULL OR inferred > 0 ORDER BY run",
-        trigger_row,
+         WHERE ok IS NULL OR inferred > 0 ORDER BY run DESC",
     )?;
+    let mut rows = alive.query([])?;
+    while let Some(row) = rows.next()? {
+        let record = trigger_row(row)?;
+        standing += usize::from(record.closed.is_some());
+        if record.closed.is_none() || standing <= STANDING_RUNS {
+            records.push(record);
+        }
+    }
+    records.reverse();
     let mut progress =
         db.prepare("SELECT node, attempt, until FROM progress WHERE run = ?1 ORDER BY node")?;
     let mut results = db.prepare(

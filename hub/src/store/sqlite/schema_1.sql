@@ -72,12 +72,13 @@ CREATE TABLE awaiting (
     PRIMARY KEY (run, node, attempt)
 ) WITHOUT ROWID;
 CREATE TABLE chunks (
-    id      INTEGER PRIMARY KEY,
-    run     BLOB NOT NULL,
-    node    INTEGER NOT NULL,
-    attempt INTEGER NOT NULL,
-    idx     INTEGER NOT NULL,
-    bytes   BLOB NOT NULL
+    id       INTEGER PRIMARY KEY,
+    run      BLOB NOT NULL,
+    node     INTEGER NOT NULL,
+    attempt  INTEGER NOT NULL,
+    idx      INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    bytes    BLOB NOT NULL
 );
 CREATE UNIQUE INDEX chunks_key ON chunks (run, node, attempt, idx);
 CREATE TABLE missed (
@@ -102,6 +103,7 @@ CREATE UNIQUE INDEX unreadable_key ON unreadable (node, outbox, seq);
 
 CREATE TABLE consumers (
     name   TEXT PRIMARY KEY,
+    owner  TEXT NOT NULL,               -- the client that made it
     offset INTEGER NOT NULL,
     seen   INTEGER NOT NULL
 ) WITHOUT ROWID;

@@ -1,11 +1,9 @@
 //! Old rows go, a bounded number in one commit.
 
 use fieldpost_wire::{RunId, UnixMillis};
-use rusqlite::{Connection, OptionalExtension as _, Result, params};
+use rusqlite::{Connection, Result, params};
 
-/// How long a run may outlast its id's time and still bring output: its deadline's cap and the
-/// longest a program may take.
-const LATE_MS: u64 = 2 * 24 * 60 * 60 * 1000;
+use crate::store::LATE_MS;
 
 /// Removes what [`crate::store::Change::Sweep`] says; gives how many results went.
 pub fn sweep(
@@ -97,23 +95,18 @@ fn by_time(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
     Ok(())
 }
 
-/// Chunks of runs that never got a `Finished`.
+/// Chunks of runs that never got a `Finished`. Ids ascend with time: only the oldest are looked at.
 fn orphans(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
-    let floor = time_floor(UnixMillis(before.0.saturating_sub(LATE_MS)));
-    let any: Option<i64> = db
-        .prepare_cached("SELECT id FROM chunks WHERE run < ?1 LIMIT 1")?
-        .query_row([&floor.0], |row| row.get(0))
-        .optional()?;
-    if any.is_some() {
-        db.prepare_cached(
-            "DELETE FROM chunks WHERE id IN (SELECT c.id FROM chunks c WHERE c.run < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM results r \
-                 WHERE r.run = c.run AND r.node = c.node AND r.attempt = c.attempt) \
-             AND NOT EXISTS (SELECT 1 FROM awaiting a \
-                 WHERE a.run = c.run AND a.node = c.node AND a.attempt = c.attempt) LIMIT ?2)",
-        )?
-        .execute(params![&floor.0, rows])?;
-    }
+    db.prepare_cached(
+        "DELETE FROM chunks WHERE id IN (SELECT c.id FROM \
+         (SELECT id, run, node, attempt, received FROM chunks ORDER BY id LIMIT ?2) c \
+         WHERE c.received < ?1 \
+         AND NOT EXISTS (SELECT 1 FROM results r \
+             WHERE r.run = c.run AND r.node = c.node AND r.attempt = c.attempt) \
+         AND NOT EXISTS (SELECT 1 FROM awaiting a \
+             WHERE a.run = c.run AND a.node = c.node AND a.attempt = c.attempt))",
+    )?
+    .execute(params![before.0.saturating_sub(LATE_MS).cast_signed(), rows])?;
     Ok(())
 }
 

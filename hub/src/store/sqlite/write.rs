@@ -94,12 +94,19 @@ fn other(db: &Connection, batch: &Batch, record: &Record) -> Result<()> {
                 batch.slice(body),
             ))?;
         }
-        Record::Chunk { run, node, attempt, index, bytes } => {
+        Record::Chunk { run, node, attempt, received, index, bytes } => {
             db.prepare_cached(
-                "INSERT OR IGNORE INTO chunks (run, node, attempt, idx, bytes) \
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR IGNORE INTO chunks (run, node, attempt, idx, received, bytes) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
-            .execute((&run.0, node.0, attempt, index, batch.slice(bytes)))?;
+            .execute((
+                &run.0,
+                node.0,
+                attempt,
+                index,
+                received.0.cast_signed(),
+                batch.slice(bytes),
+            ))?;
         }
         Record::Missed { node, received, entry, from, to, count } => {
             db.prepare_cached(
@@ -193,8 +200,13 @@ fn one(db: &Connection, change: &Change) -> Result<()> {
         ),
         Change::Consumer(record) => execute(
             db,
-            "INSERT OR REPLACE INTO consumers (name, offset, seen) VALUES (?1, ?2, ?3)",
-            params![&*record.name, record.offset.cast_signed(), record.seen.0.cast_signed()],
+            "INSERT OR REPLACE INTO consumers (name, owner, offset, seen) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                &*record.name,
+                &*record.owner,
+                record.offset.cast_signed(),
+                record.seen.0.cast_signed()
+            ],
         ),
         Change::NoConsumer(name) => {
             execute(db, "DELETE FROM consumers WHERE name = ?1", params![&**name])
