@@ -33,7 +33,7 @@ use crate::heartbeat::DropCounts;
 use crate::hub_time::HubTime;
 use crate::job::Job;
 use crate::journal::Journal;
-use crate::limits::{CLOCK_AGREES_MS, HEARTBEAT, JOBS, TEXT};
+use crate::limits::{CLOCK_AGREES_MS, HEARTBEAT, JOBS, STOP_PATIENCE, TEXT};
 use crate::link::Link;
 use crate::outbox::Outbox;
 use crate::push::{Offered, Push};
@@ -70,6 +70,8 @@ pub struct Agent {
     /// The bytes of the schedule's file, while they are handed out.
     file: Vec<u8>,
     heartbeat_at: Duration,
+    /// When the hub acked last, or nothing was there to ack.
+    acked_at: Duration,
     wants_vitals: bool,
     drops: DropCounts,
     bad_commands: u64,
@@ -95,8 +97,10 @@ enum Stage {
     Draining {
         until: Duration,
     },
-    /// They are being stopped.
-    Stopping,
+    /// They are being stopped, and from then on don't wait for room in the outbox.
+    Stopping {
+        until: Duration,
+    },
     /// What is in the outbox may be acked until then.
     Emptying {
         until: Duration,
@@ -127,6 +131,9 @@ impl Agent {
     /// Takes one input. Outputs may follow.
     pub fn handle(&mut self, now: Now, input: Input<'_>) {
         self.now = now;
+        if self.outbox.len() == 0 || !self.link.is_up() {
+            self.acked_at = now.boot;
+        }
         match input {
             Input::Command(body) => self.command(body),
             Input::Sent => self.sent(),
@@ -162,7 +169,8 @@ impl Agent {
     pub fn next_deadline(&self) -> Option<Duration> {
         let up = self.link.is_up();
         let stage = match self.stage {
-            Stage::Working | Stage::Stopping => None,
+            Stage::Working => None,
+            Stage::Stopping { until } => (self.now.boot < until).then_some(until),
             Stage::Draining { until } | Stage::Emptying { until } => Some(until),
             Stage::Exiting | Stage::Gone => return None,
         };
@@ -172,6 +180,7 @@ impl Agent {
             stage,
             self.runs.next_deadline(),
             self.next_flush(),
+            self.next_impatience(),
             self.next_expiry(),
             self.schedule.next_deadline(self.now, self.is_trusted()).filter(|_| working),
             self.outbox.next_deadline().filter(|_| up && self.push.has_room()),
@@ -277,7 +286,7 @@ impl Agent {
         let idle = self.runs.in_progress().next().is_none();
         match self.stage {
             Stage::Working | Stage::Exiting | Stage::Gone => {}
-            Stage::Draining { .. } | Stage::Stopping if idle => {
+            Stage::Draining { .. } | Stage::Stopping { .. } if idle => {
                 self.stage = Stage::Emptying { until: boot + self.settings.drain };
                 self.advance_stage();
             }
@@ -285,9 +294,9 @@ impl Agent {
                 for slot in self.runs.slots() {
                     self.runs.stop(slot, Why::Stopping, boot);
                 }
-                self.stage = Stage::Stopping;
+                self.stage = Stage::Stopping { until: boot + self.settings.grace + STOP_PATIENCE };
             }
-            Stage::Draining { .. } | Stage::Stopping => {}
+            Stage::Draining { .. } | Stage::Stopping { .. } => {}
             Stage::Emptying { until } => {
                 if self.outbox.len() == 0 || boot >= until {
                     self.save = Save::Clean;

@@ -99,6 +99,13 @@ pub const RESEND: Duration = Duration::from_secs(10);
 /// Most doublings of [`RESEND`].
 pub const RESEND_DOUBLINGS: u8 = 3;
 
+/// A hub that is there and acks nothing for so long does not make room in the outbox: its store
+/// fails. Long enough for one that is only slow, short enough for a program that waits to write.
+pub const ACK_PATIENCE: Duration = Duration::from_secs(120);
+
+/// So much longer than their grace runs that are being stopped may wait for room in the outbox.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How far the wall clock may be from the hub's time to be trusted: more than a slow link's
 /// delay, less than what cron would notice.
 pub const CLOCK_AGREES_MS: u64 = 5_000;

@@ -29,6 +29,7 @@ use sd_notify::NotifyState;
 
 use crate::config::Config;
 use crate::hub::{Door, Hub, Input, Moment, Now, Output, Settings, Side, Who};
+use crate::io::listeners::Listeners;
 use crate::io::peers::Peers;
 use crate::io::ports::Ports;
 use crate::io::signals::{Signals, Wish};
@@ -190,6 +191,7 @@ struct Reach {
     ports: Ports,
     watches: [Watch; 7],
     peers: Peers,
+    listeners: Listeners,
     cut: u64,
 }
 
@@ -380,6 +382,9 @@ impl EventLoop {
             }
             match bytes {
                 [1, topic @ ..] if !self.distrust[index] => {
+                    if door == Door::Events && !self.reach.listeners.add(side, topic, fd) {
+                        continue;
+                    }
                     let allowed = match (port, key) {
                         (Port::Triggers, Some(key)) => self.hub.may_subscribe(now, key, topic),
                         (Port::Events, Some(key)) => self.hub.may_watch(now, Who::Key(key), topic),
@@ -400,7 +405,12 @@ impl EventLoop {
                         Some(_) if self.distrust[index] => {}
                         Some(_) => self.reach.socket(port).dismiss(topic)?,
                     }
-                    if door == Door::Events {
+                    let had = match fd {
+                        _ if door == Door::Triggers => false,
+                        None => self.reach.listeners.ended(side, topic),
+                        Some(fd) => self.reach.listeners.remove(side, topic, fd),
+                    };
+                    if had {
                         self.hub.handle(now, Input::Unwatched { side, topic });
                     }
                 }
@@ -566,6 +576,9 @@ impl EventLoop {
             house.process_due = now.moment.0 + PROCESS_MS;
             let (resident, cut) = (house.resident, self.reach.cut);
             self.tell(now, Input::Process { resident, cut });
+            for (side, topic) in self.reach.listeners.sweep() {
+                self.tell(now, Input::Unwatched { side, topic: &topic });
+            }
         }
     }
 
@@ -587,6 +600,7 @@ impl Reach {
             ports,
             watches: [Watch { fd: -1, ready: true, touched: true }; 7],
             peers: Peers::default(),
+            listeners: Listeners::default(),
             cut: 0,
         };
         for port in Port::ALL {

@@ -2,6 +2,7 @@
 //! core's.
 
 pub mod clock;
+pub mod listeners;
 pub mod log;
 pub mod peers;
 pub mod ports;

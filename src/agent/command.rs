@@ -234,6 +234,7 @@ impl Agent {
         if ack.outbox != self.outbox.id() {
             return;
         }
+        self.acked_at = self.now.boot;
         let Self { outbox, known, journal, delivered, .. } = self;
         let mut tracked: heapless::Vec<outbox::Owner, 16> = heapless::Vec::new();
         for range in ack.ranges.iter() {

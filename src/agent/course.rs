@@ -8,10 +8,12 @@ use fieldpost_wire::{
     Status as RunStatus, UnixMillis, limits::STDERR_TAIL,
 };
 
-use super::{Agent, Slot, Usage, WhenFull};
+use super::{Agent, Slot, Stage, Usage, WhenFull};
 use crate::job::{Args, Job, Kind};
 use crate::journal::{Record, Took};
-use crate::limits::{CHUNK_RECORD, RESERVED_RUNNING, RESERVED_WAITING, TEXT, WAITING};
+use crate::limits::{
+    ACK_PATIENCE, CHUNK_RECORD, RESERVED_RUNNING, RESERVED_WAITING, TEXT, WAITING,
+};
 use crate::outbox::{self, Full, Owner};
 use crate::result::cut;
 use crate::run::{Origin, Run, Started, Why};
@@ -221,7 +223,7 @@ impl Agent {
             }
             // If that drops this very output, the chunk is gone and the loop ends.
             if !self.make_room(CHUNK_RECORD) {
-                if !self.link.is_away() {
+                if !self.is_away() {
                     return false;
                 }
                 self.drop_output_of(slot);
@@ -252,7 +254,7 @@ impl Agent {
     /// nothing stops: then the drop policy makes room.
     pub(super) fn balance(&mut self) {
         let now = self.now.boot;
-        let up = !self.link.is_away();
+        let up = !self.is_away();
         let mut reading = self.runs.in_progress().filter(|(_, active)| active.is_read()).count();
         for slot in self.runs.slots() {
             let Some(active) = self.runs.active(slot) else { continue };
@@ -335,11 +337,26 @@ impl Agent {
         }
     }
 
+    /// Whether nobody can be expected to make room in the outbox: no hub is there, or one that
+    /// does not ack (its store fails), or this agent has to end.
+    pub(super) fn is_away(&self) -> bool {
+        let boot = self.now.boot;
+        self.link.is_away()
+            || boot >= self.acked_at + ACK_PATIENCE
+            || matches!(self.stage, Stage::Stopping { until } if boot >= until)
+    }
+
+    /// When a run whose output waits for acks is not to wait any longer.
+    pub(super) fn next_impatience(&self) -> Option<Duration> {
+        let waits = self.runs.in_progress().any(|(_, active)| !active.is_read());
+        (waits && !self.is_away()).then_some(self.acked_at + ACK_PATIENCE)
+    }
+
     /// Makes room in the outbox for so many bytes, while the hub is away, as the drop policy says.
     /// While it is there acks make room. Says whether there is room.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
         while self.outbox.free() < bytes {
-            if !self.link.is_away() || self.settings.when_full == WhenFull::RefuseNew {
+            if !self.is_away() || self.settings.when_full == WhenFull::RefuseNew {
                 return false;
             }
             if let Some((owner, count)) = self.outbox.evict_output(None) {

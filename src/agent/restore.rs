@@ -48,6 +48,7 @@ impl Agent {
             boot_id: restored.boot_id,
             file: Vec::new(),
             heartbeat_at: now.boot,
+            acked_at: now.boot,
             wants_vitals: false,
             drops: DropCounts::default(),
             bad_commands: 0,

@@ -681,6 +681,44 @@ fn a_full_outbox_stops_the_reading_and_acks_resume_it() {
     assert_eq!((end.status, end.bytes, end.dropped), (Status::Ok, fed as u64, false));
 }
 
+#[test]
+fn a_hub_that_is_there_but_never_acks_does_not_hold_a_program_for_ever() {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    feed(&mut world, slot, 1 << 20);
+    world.forget();
+    world.pass(100, true);
+    assert!(world.done.is_empty(), "it may only be slow");
+    world.pass(30, true);
+    assert_eq!(world.done, ["read 0 true"]);
+    assert_eq!(feed(&mut world, slot, 1 << 20), 1 << 20, "the drop policy makes room");
+    world.end(slot, Exit::Code(0));
+    let end = world.finished().remove(0);
+    assert_eq!((end.status, end.dropped), (Status::Ok, true));
+}
+
+#[test]
+fn a_stopping_agent_does_not_wait_for_room_in_the_outbox() {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    feed(&mut world, slot, 1 << 20);
+    world.give(Input::Stop);
+    world.forget();
+    world.pass(11, true);
+    assert_eq!(world.done, ["Terminate 0"]);
+    world.pass(8, true);
+    assert!(world.done.contains(&"read 0 true".into()), "{:?}", world.done);
+    world.end(slot, Exit::Signal(15));
+    world.pass(11, true);
+    assert!(world.exited);
+}
+
 impl World {
     /// Acks everything of the outbox of identity `n`.
     fn ack_all_of(&mut self, n: u8) {
