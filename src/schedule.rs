@@ -16,13 +16,14 @@
 
 use std::time::Duration;
 
+use fieldpost_wire::cron::Cron;
 use fieldpost_wire::{
     CatchUp, Command, Entry, EntryError, List, Name, Overlap, ScheduleVersion, UnixMillis, When,
 };
 use serde::{Deserialize, Serialize};
 use tz::TimeZone;
 
-use crate::cron::Cron;
+use crate::cron::next_after;
 use crate::door::Now;
 use crate::job::Job;
 use crate::journal::Upto;
@@ -307,11 +308,11 @@ impl Schedule {
         let until = UnixMillis(now.wall.0.saturating_sub(share));
         let dues_after = |from: UnixMillis| {
             let from = from.max(UnixMillis(until.0.saturating_sub(CATCH_UP_MS)));
-            let step = move |&due: &UnixMillis| cron.next_after(due, zone);
-            std::iter::successors(cron.next_after(from, zone), step)
+            let step = move |&due: &UnixMillis| next_after(&cron, due, zone);
+            std::iter::successors(next_after(&cron, from, zone), step)
                 .take_while(move |&due| due <= until)
         };
-        let upto = |time| Handled::Upto { time, next: cron.next_after(time, zone) };
+        let upto = |time| Handled::Upto { time, next: next_after(&cron, time, zone) };
         let time = match *handled {
             Handled::Upto { time, next: Some(next) } if next <= until => time,
             Handled::Upto { .. } => return None,
@@ -429,7 +430,7 @@ impl Schedule {
             if let Plan::Cron { cron, handled: Handled::Upto { time, next: next @ None } } =
                 &mut entry.plan
             {
-                *next = cron.next_after(*time, self.zone.as_ref());
+                *next = next_after(cron, *time, self.zone.as_ref());
             }
         }
     }

@@ -17,6 +17,16 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 use fieldpost_settings::units::Span;
 use fieldpost_wire::{Name, RunId, limits};
 
+/// A line for stdout. A reader that has left is a failure like any other, not a panic.
+macro_rules! out {
+    ($($words:tt)*) => {
+        std::io::Write::write_fmt(
+            &mut std::io::stdout(),
+            format_args!("{}\n", format_args!($($words)*)),
+        )?
+    };
+}
+
 mod audit;
 mod connect;
 mod exit;

@@ -336,7 +336,7 @@ impl Hub {
         [
             self.triggers.next_deadline(),
             self.waiters.next_deadline(),
-            self.pipeline.retry_at(),
+            self.pipeline.next_deadline(),
             Some(self.upkeep.next_deadline()),
         ]
         .into_iter()
@@ -382,6 +382,7 @@ impl Hub {
         }
         let asks = std::mem::take(&mut landed.asks);
         self.swept(landed.batch(), committed.swept);
+        self.tell_submitted(landed.batch());
         self.pipeline.recycle(landed);
         for (ask, answer) in asks.into_iter().zip(committed.answers) {
             self.answered(ask, answer);

@@ -222,7 +222,7 @@ impl Agent {
         if !self.schedule.replace(body, self.now, self.is_trusted()) {
             return;
         }
-        log::info!("schedule {:?} taken up", self.schedule.version());
+        log::info!("schedule {} taken up", self.schedule.version().counter);
         self.check_schedule();
         self.journal_schedule();
         self.save = Save::Running;

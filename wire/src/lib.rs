@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+pub mod cron;
 mod error;
 mod header;
 mod ids;

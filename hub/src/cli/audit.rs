@@ -33,7 +33,7 @@ pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
     entries.reverse();
     if args.json {
         for entry in entries {
-            println!("{entry}");
+            out!("{entry}");
         }
         return Ok(());
     }

@@ -20,9 +20,9 @@ pub fn new(args: &KeyNewArgs) -> Result<(), Failure> {
         }
         None => {
             let keys = KeyPair::generate();
-            println!("# The secret key: put it into a file with mode 0600, and nowhere else.");
-            println!("# {}", keys.secret.reveal());
-            println!();
+            out!("# The secret key: put it into a file with mode 0600, and nowhere else.");
+            out!("# {}", keys.secret.reveal());
+            out!("");
             keys
         }
     };
@@ -32,14 +32,14 @@ pub fn new(args: &KeyNewArgs) -> Result<(), Failure> {
         RoleName::Admin => "admin",
     };
     eprintln!("paste this into the hub's configuration, then reload it (SIGHUP):\n");
-    println!("[[client]]");
-    println!("name = \"{}\"", args.name);
-    println!("key = \"{}\"", keys.public);
-    println!("role = \"{role}\"");
+    out!("[[client]]");
+    out!("name = \"{}\"", args.name);
+    out!("key = \"{}\"", keys.public);
+    out!("role = \"{role}\"");
     Ok(())
 }
 
 pub fn show(file: &Path) -> Result<(), Failure> {
-    println!("{}", key_file::read(file, HOW_TO_MAKE)?.public);
+    out!("{}", key_file::read(file, HOW_TO_MAKE)?.public);
     Ok(())
 }

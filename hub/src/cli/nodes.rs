@@ -35,9 +35,9 @@ pub fn run(command: NodesCommand) -> Result<(), Failure> {
             });
             let answer = session.act("nodes.rekey", fields)?;
             if json {
-                println!("{answer}");
+                out!("{answer}");
             } else {
-                println!("{node} has a new key; the old one stays good for {}", span(overlap.0));
+                out!("{node} has a new key; the old one stays good for {}", span(overlap.0));
             }
             Ok(())
         }
@@ -57,6 +57,14 @@ fn public(text: &str) -> Result<PublicKey, Failure> {
 pub fn list(args: &NodesListArgs) -> Result<(), Failure> {
     let mut session = args.connection.open()?;
     let mut rows = all(&mut session)?;
+    if let Some(group) = &args.group
+        && !rows.iter().any(|row| {
+            row["groups"].as_array().is_some_and(|groups| groups.iter().any(|g| *g == **group))
+        })
+    {
+        return Err(Failure::new(Exit::Failed, format!("no node is in the group {group}"))
+            .hint("`fieldpost nodes` lists them with their groups"));
+    }
     rows.retain(|row| {
         let pending = is_pending(row);
         let in_group = args.group.as_ref().is_none_or(|group| {
@@ -66,7 +74,7 @@ pub fn list(args: &NodesListArgs) -> Result<(), Failure> {
     });
     if args.json {
         for row in rows {
-            println!("{row}");
+            out!("{row}");
         }
         return Ok(());
     }
@@ -152,7 +160,7 @@ fn all(session: &mut Session) -> Result<Vec<Value>, Failure> {
 fn show(session: &mut Session, node: &Name, json: bool) -> Result<(), Failure> {
     let mut answer = session.call("nodes.show", json!({ "node": &**node }))?;
     if json {
-        println!("{answer}");
+        out!("{answer}");
         return Ok(());
     }
     let row = if answer["node"].is_object() { answer["node"].take() } else { answer };
@@ -203,10 +211,10 @@ fn accept(
     }
     let answer = session.act("nodes.accept", fields)?;
     if json {
-        println!("{answer}");
+        out!("{answer}");
         return Ok(());
     }
-    println!("{node} is accepted");
+    out!("{node} is accepted");
     eprintln!(
         "its agent is let in at its next try, within seconds if it runs; `fieldpost nodes show \
          {node}` says when it was heard,\nand `fieldpost trigger ping --node {node} --wait` tries \
@@ -223,11 +231,11 @@ fn import(session: &mut Session, fleet: &[Value], json: bool) -> Result<(), Fail
         let answer = session.act("nodes.import", json!({ "nodes": some }))?;
         imported += some.len();
         if json {
-            println!("{answer}");
+            out!("{answer}");
         }
     }
     if !json {
-        println!("{} imported", count(imported as u64, "node"));
+        out!("{} imported", count(imported as u64, "node"));
     }
     Ok(())
 }
@@ -245,9 +253,9 @@ fn revoke(
     };
     let answer = session.act("nodes.revoke", fields)?;
     if json {
-        println!("{answer}");
+        out!("{answer}");
     } else {
-        println!("{what} is revoked: its connections are cut, its results stay");
+        out!("{what} is revoked: its connections are cut, its results stay");
     }
     Ok(())
 }

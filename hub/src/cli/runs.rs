@@ -101,16 +101,16 @@ pub fn cancel(args: &CancelArgs) -> Result<(), Failure> {
     }
     let answer = session.act("cancel", fields)?;
     if args.json {
-        println!("{answer}");
+        out!("{answer}");
         return Ok(());
     }
     match answer["count"].as_u64() {
-        Some(0) => println!("nothing left to cancel: it has ended on every node"),
+        Some(0) => out!("nothing left to cancel: it has ended on every node"),
         Some(nodes) => {
-            println!("told to stop on {}", count(nodes, "node"));
+            out!("told to stop on {}", count(nodes, "node"));
             eprintln!("`fieldpost runs {} --follow` shows it end", args.run);
         }
-        None => println!("told to stop"),
+        None => out!("told to stop"),
     }
     Ok(())
 }

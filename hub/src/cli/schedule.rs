@@ -45,8 +45,7 @@ pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
                     session.act("schedule.set", fields)?
                 }
             };
-            said(&answer, "cleared", json);
-            Ok(())
+            said(&answer, "cleared", json)
         }
     }
 }
@@ -56,6 +55,10 @@ fn set(args: &ScheduleSetArgs) -> Result<(), Failure> {
         Some(file) => from_file(file)?,
         None => vec![from_flags(args)?],
     };
+    if fresh.is_empty() {
+        return Err(Failure::new(Exit::Usage, "there is no entry in it")
+            .hint("`fieldpost schedule clear` takes a schedule away"));
+    }
     let select = args.select.json();
     let mut session = args.connection.open()?;
     let entries = if args.file.is_some() {
@@ -68,23 +71,26 @@ fn set(args: &ScheduleSetArgs) -> Result<(), Failure> {
     };
     let number = entries.len() as u64;
     let answer = session.act("schedule.set", json!({ "select": select, "entries": entries }))?;
-    said(&answer, &format!("set: {} there now", entries_word(number)), args.json);
-    Ok(())
+    said(&answer, &format!("set: {} there now", entries_word(number)), args.json)
 }
 
 fn entries_word(number: u64) -> String {
     if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") }
 }
 
-fn said(answer: &Value, what: &str, json: bool) {
+fn said(answer: &Value, what: &str, json: bool) -> Result<(), Failure> {
+    for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("note: {}", safe(note));
+    }
     if json {
-        println!("{answer}");
-        return;
+        out!("{answer}");
+        return Ok(());
     }
     match answer["nodes"].as_u64().or_else(|| answer["count"].as_u64()) {
-        Some(nodes) => println!("{what}; {} to tell", count(nodes, "node")),
-        None => println!("{what}"),
+        Some(nodes) => out!("{what}; {} to tell", count(nodes, "node")),
+        None => out!("{what}"),
     }
+    Ok(())
 }
 
 /// The schedules of an answer, each with its selector.
@@ -112,7 +118,7 @@ fn entries_of(
 fn show(schedules: &[Value], json: bool) -> Result<(), Failure> {
     if json {
         for schedule in schedules {
-            println!("{schedule}");
+            out!("{schedule}");
         }
         return Ok(());
     }

@@ -18,20 +18,17 @@ pub fn hub(path: &Path) -> Result<(), Failure> {
 pub fn check(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let clients = super::human::count(config.clients.len() as u64, "client");
-    println!("{}: right; hub {:?}, {clients}", path.display(), &*config.name);
+    out!("{}: right; hub {:?}, {clients}", path.display(), &*config.name);
     if config.key_file.exists() {
-        println!("the hub's public key: {}", key_file::read(&config.key_file, "")?.public);
+        out!("the hub's public key: {}", key_file::read(&config.key_file, "")?.public);
     } else {
-        println!(
-            "the hub's key is not there yet; the first start makes {}",
-            config.key_file.display()
-        );
+        out!("the hub's key is not there yet; the first start makes {}", config.key_file.display());
     }
     if config.clients.is_empty() {
-        println!("no [[client]] has a key: only this host can ask the hub");
+        out!("no [[client]] has a key: only this host can ask the hub");
     }
     if let Some(second) = &config.second_key {
-        println!(
+        out!(
             "its second public key: {}",
             key_file::read(&second.key_file, super::key::HOW_TO_MAKE)?.public
         );

@@ -12,7 +12,7 @@ pub fn status(args: &StatusArgs) -> Result<(), Failure> {
     let mut session = args.connection.open()?;
     let status = session.call("status", json!({}))?;
     if args.json {
-        println!("{status}");
+        out!("{status}");
         return Ok(());
     }
     let mut lines = Vec::new();

@@ -24,6 +24,8 @@ const FIRST_POLL: Duration = Duration::from_millis(250);
 const FETCH: Duration = Duration::from_millis(100);
 /// Silence of the hub until it is said to be away.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Nodes whose standard error is shown where the run failed.
+const SHOWN_ERRORS: usize = 5;
 /// How long a hub that is stopping is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,12 @@ struct Submitted {
 pub fn trigger(args: TriggerArgs) -> Result<(), Failure> {
     if args.ttl.0 > MOST_TTL || args.ttl.0.is_zero() {
         return Err(Failure::new(Exit::Usage, "--ttl: expected more than 0 and at most 24h"));
+    }
+    let twice = |(at, (name, _)): (usize, &(String, String))| {
+        args.args[..at].iter().any(|(other, _)| other == name).then(|| name.clone())
+    };
+    if let Some(name) = args.args.iter().enumerate().find_map(twice) {
+        return Err(Failure::new(Exit::Usage, format!("the argument {name} is given twice")));
     }
     let run = match args.run_id {
         Some(run) => run,
@@ -106,7 +114,7 @@ fn whom(submitted: &Submitted) -> String {
 
 fn told(args: &TriggerArgs, submitted: &Submitted) -> Result<(), Failure> {
     if args.json {
-        println!(
+        out!(
             "{}",
             json!({
                 "run_id": submitted.run_id, "count": submitted.count, "nodes": submitted.nodes,
@@ -116,7 +124,7 @@ fn told(args: &TriggerArgs, submitted: &Submitted) -> Result<(), Failure> {
         return Ok(());
     }
     let run = &submitted.run_id;
-    println!("{run}");
+    out!("{run}");
     eprintln!(
         "{} is to start on {} within {}; `fieldpost runs {run} --follow` shows how it goes",
         &*args.job,
@@ -395,6 +403,12 @@ impl Watch {
         let mut err = io::stderr().lock();
         if rows.len() > 1 || rows.iter().any(|row| row.status != "ok") {
             runs::table(rows).write(&mut err)?;
+        }
+        for row in rows.iter().filter(|row| row.status != "ok").take(SHOWN_ERRORS) {
+            let stderr = row.json["stderr"].as_str().unwrap_or_default();
+            for line in stderr.lines() {
+                writeln!(err, "{} stderr: {}", safe(&row.node), safe(line))?;
+            }
         }
         let ok = rows.iter().filter(|row| row.status == "ok").count() as u64;
         let took = span(self.started.elapsed());

@@ -1,4 +1,5 @@
-//! Live events: written only where somebody listens, sent before what they tell is durable.
+//! Events: written only where somebody listens, and but for one sent before what they tell is
+//! durable.
 
 use std::fmt::Write as _;
 
@@ -28,7 +29,7 @@ struct Event<'a, T> {
     more: &'a T,
 }
 
-/// Sends an event to whoever listens to one of its topics.
+/// Sends an event to whoever listens to one of its topics, before what it tells is durable.
 pub fn emit(
     outputs: &mut Outputs,
     watches: &Watches,
@@ -36,6 +37,21 @@ pub fn emit(
     event: &str,
     more: &impl Serialize,
 ) {
+    send(outputs, watches, about, &Event { event, durable: false, more });
+}
+
+/// Sends an event that tells what is durable.
+pub fn emit_durable(
+    outputs: &mut Outputs,
+    watches: &Watches,
+    about: About<'_>,
+    event: &str,
+    more: &impl Serialize,
+) {
+    send(outputs, watches, about, &Event { event, durable: true, more });
+}
+
+fn send(outputs: &mut Outputs, watches: &Watches, about: About<'_>, event: &impl Serialize) {
     if !watches.any() {
         return;
     }
@@ -58,8 +74,7 @@ pub fn emit(
             }
             let json = json.get_or_insert_with(|| {
                 outputs.write(|out| {
-                    serde_json::to_writer(out, &Event { event, durable: false, more })
-                        .expect("our own types serialize");
+                    serde_json::to_writer(out, event).expect("our own types serialize");
                 })
             });
             outputs.event(side, topic.as_bytes(), json);

@@ -9,6 +9,11 @@ use crate::store::{AckRange, Batch, Change, NodeId, Query, StoreError};
 /// How soon a failed commit is tried again, in milliseconds.
 pub const RETRY_MS: u64 = 1_000;
 
+/// How long a batch without a result waits for one, in milliseconds of a clock that is read
+/// rounded down. What a quick job says of itself comes within that time, and goes into the same
+/// commit as its trigger: one fsync less, and none in the way of the job.
+const PATIENCE_MS: u64 = 2;
+
 /// Batches and who waits for them. `A` says what to do with an answer, `R` is a reply that
 /// follows the commit.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub struct Pipeline<A, R> {
     flying: Option<Flying<A, R>>,
     retry: Option<(Box<Batch>, Moment)>,
     spare: Option<Box<Batch>>,
+    /// Until when the batch that is being filled waits for a result.
+    patience: Option<Moment>,
     /// Why the store fails, while it does.
     pub failing: Option<String>,
     /// Batches committed.
@@ -64,6 +71,7 @@ impl<A, R> Pipeline<A, R> {
             flying: None,
             retry: None,
             spare: Some(Box::default()),
+            patience: None,
             failing: None,
             commits: 0,
         }
@@ -105,9 +113,9 @@ impl<A, R> Pipeline<A, R> {
             && self.retry.is_none()
     }
 
-    /// When a failed batch is tried again.
-    pub fn retry_at(&self) -> Option<Moment> {
-        self.retry.as_ref().map(|(_, at)| *at)
+    /// When there will be a batch to take, if that is a matter of time.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.retry.as_ref().map(|(_, at)| *at).or(self.patience)
     }
 
     /// The next batch for the store.
@@ -126,6 +134,13 @@ impl<A, R> Pipeline<A, R> {
         if self.batch.is_empty() && self.replies.is_empty() {
             return None;
         }
+        if self.batch.records().is_empty() && self.batch.queries().is_empty() {
+            let until = *self.patience.get_or_insert(now.plus_ms(PATIENCE_MS));
+            if now < until {
+                return None;
+            }
+        }
+        self.patience = None;
         let mut next = self.spare.take().unwrap_or_default();
         next.reuse(self.batch.number() + 1);
         let (asks, replies) = (std::mem::take(&mut self.asks), std::mem::take(&mut self.replies));

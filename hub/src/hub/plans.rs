@@ -151,8 +151,41 @@ impl Hub {
         }
         self.audit(rights, op, &select_in_words(select), "ok", origin);
         let count = affected.len();
-        self.reply_durably(to, &json!({ "count": count, "changed": changed }));
+        let notes = self.doubts(&scopes, &affected, entries);
+        self.reply_durably(to, &json!({ "count": count, "changed": changed, "notes": notes }));
         Ok(())
+    }
+
+    /// What is right as it is, and yet may be a slip: a group without nodes, a job that a node
+    /// does not offer.
+    fn doubts(&self, scopes: &[Scope], affected: &[NodeId], entries: &[EntryJson]) -> Vec<String> {
+        let mut notes = Vec::new();
+        for scope in scopes {
+            if let Scope::Group(group) = scope
+                && !self.nodes.has_group(group)
+            {
+                notes.push(format!("no node is in the group {group} yet"));
+            }
+        }
+        for entry in entries {
+            let lacking: Vec<&str> = affected
+                .iter()
+                .map(|id| self.nodes.get(*id))
+                .filter(|node| node.offers(&entry.job) == Some(false))
+                .map(|node| &*node.record.name)
+                .collect();
+            if let [first, ..] = lacking[..] {
+                let more = match lacking.len() - 1 {
+                    0 => String::new(),
+                    n => format!(" and {n} more"),
+                };
+                notes.push(format!(
+                    "the entry {}: {first}{more} has no job {}; each due run there is rejected",
+                    entry.id, entry.job
+                ));
+            }
+        }
+        notes
     }
 
     /// Nodes that are there are told at once; the others after their `Hello`.

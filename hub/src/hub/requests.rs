@@ -23,6 +23,8 @@ pub enum Ask {
     Runs(ReplyTo, Box<Rights>, u32),
     /// Reply to `output`.
     Chunks(ReplyTo, Box<Rights>, RunId, u32),
+    /// Go on with an `output` that names no node.
+    OutputOf(ReplyTo, Box<Rights>, Box<protocol::Output>),
     /// Reply to `results`, or wait on.
     Results(Reader),
     /// Reply to `audit`.
@@ -39,6 +41,7 @@ impl Ask {
             Self::Run(to, ..)
             | Self::Runs(to, ..)
             | Self::Chunks(to, ..)
+            | Self::OutputOf(to, ..)
             | Self::Audit(to)
             | Self::Submit(to, ..) => Some(to),
             Self::Results(reader) => Some(reader.to),
@@ -62,7 +65,14 @@ impl Hub {
             );
             return self.refuse(&to, &Refusal::new("too_large", what));
         }
+        let is_object = frame.trim_ascii_start().first() == Some(&b'{');
         let envelope: Envelope<'_> = match serde_json::from_slice(frame) {
+            // serde takes an array for an object's values in order.
+            Ok(_) if !is_object => {
+                self.counters.bad_requests += 1;
+                let what = "a request is one JSON object with \"id\" and \"op\"";
+                return self.refuse(&to, &Refusal::new("bad_request", what));
+            }
             Ok(envelope) => envelope,
             Err(error) => {
                 self.counters.bad_requests += 1;
@@ -124,7 +134,8 @@ impl Hub {
         if let Err(refusal) = done {
             self.counters.refused += 1;
             if changes && self.counters.may_audit_refusal(self.time.moment()) {
-                self.audit(rights, op, "", refusal.code, "");
+                let (place, origin) = subject(frame);
+                self.audit(rights, op, &place, refusal.code, &origin);
             }
             self.refuse(to, &refusal);
         }
@@ -157,6 +168,12 @@ impl Hub {
                     None => self.submit_new(&to, &rights, *submit),
                 };
                 if let Err(refusal) = done {
+                    self.refuse(&to, &refusal);
+                }
+            }
+            (Ask::OutputOf(to, rights, output), Answer::Run { trigger, rows, .. }) => {
+                let known = (trigger.as_ref(), &rows[..]);
+                if let Err(refusal) = self.output_of_only(&to, &rights, &output, known) {
                     self.refuse(&to, &refusal);
                 }
             }
@@ -217,6 +234,21 @@ impl Hub {
     pub(super) fn need_store(&self) -> Result<(), Refusal> {
         if self.pipeline.failing.is_some() { Err(self.store_refusal()) } else { Ok(()) }
     }
+}
+
+/// What a refused request was about, for the audit trail: as the client says it, cut short.
+fn subject(frame: &[u8]) -> (String, String) {
+    const MOST: usize = 128;
+    let request: serde_json::Value = serde_json::from_slice(frame).unwrap_or_default();
+    let text = |name: &str| match &request[name] {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    let cut = |text: String| text.chars().filter(|c| !c.is_control()).take(MOST).collect();
+    let place: Vec<String> =
+        ["run_id", "job", "node", "key", "select"].into_iter().filter_map(text).collect();
+    (cut(place.join(" ")), cut(text("origin").unwrap_or_default()))
 }
 
 /// The hub is ending.

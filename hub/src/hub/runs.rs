@@ -8,7 +8,7 @@ use fieldpost_wire::{Name, RunId, limits};
 use serde::{Deserialize, Serialize};
 
 use super::clients::Rights;
-use super::events::{About, emit};
+use super::events::{About, emit_durable};
 use super::pipeline::ReplyTo;
 use super::requests::{Ask, check_origin, how_many_fit};
 use super::waiters::RunWaiter;
@@ -17,7 +17,7 @@ use crate::protocol::{
     self, Cancel, LONGEST_WAIT_MS, MOST_ROWS, Refusal, ResultRow, Runs, Select, State, Submit,
     Until, result_row,
 };
-use crate::store::{Change, NodeId, Query, ResultRecord, Source, Tally, TriggerRecord};
+use crate::store::{Batch, Change, NodeId, Query, ResultRecord, Source, Tally, TriggerRecord};
 
 /// Names of nodes in a reply.
 const MOST_NAMES: usize = 100;
@@ -211,7 +211,6 @@ impl Hub {
         self.counters.submitted += 1;
         let place = format!("{} {}", submit.job, select_in_words(&submit.select));
         self.audit(rights, "submit", &place, "ok", &submit.origin);
-        self.tell_submitted(run, rights, &submit.job, &submit.origin, nodes.len(), deadline.0);
         let name = |id: &NodeId| &*self.nodes.get(*id).record.name;
         let fields = Submitted {
             run_id: run,
@@ -227,24 +226,23 @@ impl Hub {
         Ok(())
     }
 
-    fn tell_submitted(
-        &mut self,
-        run: RunId,
-        rights: &Rights,
-        job: &Name,
-        origin: &str,
-        count: usize,
-        deadline_ms: u64,
-    ) {
+    /// Tells of the triggers of a committed batch. Not before: a client that waits for a result
+    /// would be woken on its way there.
+    pub(super) fn tell_submitted(&mut self, batch: &Batch) {
         if !self.watches.any() {
             return;
         }
-        let event = serde_json::json!({
-            "run_id": run, "job": &**job, "count": count, "deadline_ms": deadline_ms,
-            "client": rights.name, "origin": origin,
-        });
-        let about = About { run: Some(run), node: None, job: Some(job) };
-        emit(&mut self.outputs, &self.watches, about, "submitted", &event);
+        for change in batch.changes() {
+            let Change::Trigger(record) = change else { continue };
+            let content: Content = serde_json::from_str(&record.request).unwrap_or_default();
+            let event = serde_json::json!({
+                "run_id": record.run, "job": &*record.job, "count": record.nodes.len(),
+                "deadline_ms": record.deadline.0, "client": record.client,
+                "origin": content.origin,
+            });
+            let about = About { run: Some(record.run), node: None, job: Some(&record.job) };
+            emit_durable(&mut self.outputs, &self.watches, about, "submitted", &event);
+        }
     }
 
     /// The nodes of a selector that can be triggered, ascending; and those that are passed over.
@@ -567,18 +565,43 @@ impl Hub {
         rights: &Rights,
         output: protocol::Output,
     ) -> Result<(), Refusal> {
-        let run = output.run_id;
-        let trigger = self.triggers.get(&run);
-        let node = match (&output.node, trigger) {
-            (Some(name), _) => self.node_named(name)?,
-            (None, Some(trigger)) if trigger.record.nodes.len() == 1 => trigger.record.nodes[0],
-            (None, _) => {
-                return Err(Refusal::new(
-                    "bad_request",
-                    "node is missing: `fieldpost runs RUN_ID` shows on which ones it ran",
-                ));
-            }
+        let Some(name) = &output.node else {
+            // If the run was on one node only, it is that one.
+            let query = Query::Run { run: output.run_id, after: None, limit: 2 };
+            let ask = Ask::OutputOf(to.clone(), Box::new(rights.clone()), Box::new(output));
+            self.pipeline.ask(query, ask);
+            return Ok(());
         };
+        let node = self.node_named(name)?;
+        self.output_of(to, rights, &output, node)
+    }
+
+    /// Output was asked for of a run that is on these nodes.
+    pub(super) fn output_of_only(
+        &mut self,
+        to: &ReplyTo,
+        rights: &Rights,
+        output: &protocol::Output,
+        (trigger, results): (Option<&TriggerRecord>, &[ResultRecord]),
+    ) -> Result<(), Refusal> {
+        match page_nodes(trigger, results, None, None)[..] {
+            [] => Err(unknown_run(output.run_id)),
+            [node] => self.output_of(to, rights, output, node),
+            _ => Err(Refusal::new(
+                "bad_request",
+                "node is missing: the run is on several; `fieldpost runs RUN_ID` shows which",
+            )),
+        }
+    }
+
+    fn output_of(
+        &mut self,
+        to: &ReplyTo,
+        rights: &Rights,
+        output: &protocol::Output,
+        node: NodeId,
+    ) -> Result<(), Refusal> {
+        let run = output.run_id;
         if !rights.node(self.nodes.get(node)) {
             return Err(Refusal::new(
                 "not_allowed",

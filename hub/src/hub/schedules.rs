@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use fieldpost_wire::cron::Cron;
 use fieldpost_wire::{
     Arg, CatchUp, Command, Entry, List, Name, Overlap, Schedule, ScheduleVersion, UnixMillis, When,
     limits,
@@ -226,20 +227,13 @@ fn check_entry(entry: &EntryJson) -> Result<(), Refusal> {
     check_args(&entry.args).map_err(|what| bad(&entry.id, &what))
 }
 
-/// The shape of a cron expression; the node, which has the time zone, reads it in full and says
-/// in its heartbeat what it can't run.
 fn check_cron(id: &Name, cron: &str) -> Result<(), Refusal> {
-    let fields = cron.split_whitespace().count();
-    if fields != 5 {
-        return Err(bad(id, &format!("cron {cron:?} has {fields} fields, expected five")));
-    }
     if cron.len() > limits::CRON {
         return Err(bad(id, "cron is longer than 128 bytes"));
     }
-    let fine = |c: char| c.is_ascii_alphanumeric() || "*/,- ?".contains(c);
-    match cron.chars().find(|c| !fine(*c)) {
-        Some(c) => Err(bad(id, &format!("cron {cron:?} contains {c:?}"))),
-        None => Ok(()),
+    match Cron::parse(cron) {
+        Ok(_) => Ok(()),
+        Err(wrong) => Err(bad(id, &format!("cron {cron:?}: {wrong}"))),
     }
 }
 

@@ -130,7 +130,16 @@ impl World {
             if self.held {
                 return sent;
             }
-            let Some(batch) = self.hub.take_batch() else { return sent };
+            let mut batch = self.hub.take_batch();
+            if batch.is_none()
+                && let Some(at) = self.hub.pipeline.next_deadline()
+                && self.hub.pipeline.failing.is_none()
+            {
+                self.moment = self.moment.max(at.0);
+                self.hub.handle(self.now(), Input::Tick);
+                batch = self.hub.take_batch();
+            }
+            let Some(batch) = batch else { return sent };
             let outcome = self.store.commit(&batch);
             self.hub.handle(self.now(), Input::Committed { batch, outcome });
         }
@@ -601,6 +610,13 @@ fn schedules_are_merged_and_handed_over() {
     assert!(sent.commands.is_empty(), "it is none of this node's");
     let bad = set(json!({ "all": true }), json!([{ "id": "a", "job": "job" }]));
     assert_eq!(world.ask(bad).code(), "bad_request");
+    let cron = |cron: &str| json!([{ "id": "n", "job": "none", "cron": cron }]);
+    let sent = world.ask(set(json!({ "groups": ["nobody"] }), cron("0 0 30 2 *")));
+    assert_eq!(sent.code(), "bad_request");
+    let sent = world.ask(set(json!({ "nodes": ["gw"] }), cron("@daily")));
+    let note = sent.reply()["notes"][0].as_str().unwrap();
+    assert!(note.contains("gw has no job none"), "{note}");
+    world.ask(set(json!({ "nodes": ["gw"] }), json!([entry("a", 5_000)])));
     let mut world = world.restart();
     let sent = world.report(A, None, &hello(&mut [0; 256], 1));
     assert_eq!(sent.kinds(), ["welcome", "schedule"]);

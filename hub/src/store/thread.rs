@@ -94,7 +94,7 @@ impl Drop for StoreThread {
 /// Lowers this thread's priority: on a single core a commit must not hold up a trigger.
 #[expect(unsafe_code, reason = "setpriority(2) has no safe wrapper")]
 fn step_back() {
-    const NICE: i32 = 5;
+    const NICE: i32 = 19;
     // SAFETY: plain system calls on our own thread id; on Linux the priority is the thread's.
     let failed = unsafe {
         let thread = libc::syscall(libc::SYS_gettid);
