@@ -376,6 +376,7 @@ impl Hub {
         let mut landed = self.pipeline.landed(batch);
         self.extent = committed.extent;
         self.counters.results += committed.fresh;
+        self.put_off_acks(&mut landed.acks);
         self.ack(&landed.acks);
         for reply in landed.replies.drain(..) {
             reply.send(&mut self.outputs);
@@ -407,6 +408,29 @@ impl Hub {
         for to in replies.chain(asks) {
             self.refuse(&to, &refusal);
         }
+    }
+
+    /// Leaves acks for the next batch to nodes that have reports in it: one message for several
+    /// batches is what a flood is cheaper with. Not for ever: a node's outbox waits for them.
+    fn put_off_acks(&mut self, acks: &mut Vec<AckRange>) {
+        const MOST: u8 = 3;
+        let filling = self.pipeline.batch.number();
+        let mut last = None;
+        acks.retain(|range| {
+            let node = self.nodes.get_mut(range.node);
+            let waits = if last.is_some_and(|(id, _)| id == range.node) {
+                last.is_some_and(|(_, waits)| waits)
+            } else {
+                let waits = node.ack_slot.0 == filling && node.acks_put_off < MOST;
+                node.acks_put_off = if waits { node.acks_put_off + 1 } else { 0 };
+                waits
+            };
+            last = Some((range.node, waits));
+            if waits {
+                self.pipeline.batch.put_off(*range);
+            }
+            !waits
+        });
     }
 
     /// Sends the acks of a committed batch.

@@ -35,6 +35,8 @@ pub struct Node {
     pub open: Vec<RunId>,
     /// The batch in which it has something to ack, and where.
     pub ack_slot: (u64, usize),
+    /// Batches in a row whose acks were left for the next one.
+    pub acks_put_off: u8,
     /// The highest seq seen of an outbox.
     #[cfg(feature = "planted-bugs")]
     pub highest: (fieldpost_wire::OutboxId, u64),
@@ -105,6 +107,7 @@ impl Node {
             vitals: None,
             open: Vec::new(),
             ack_slot: (0, 0),
+            acks_put_off: 0,
             #[cfg(feature = "planted-bugs")]
             highest: (fieldpost_wire::OutboxId([0; 16]), 0),
         }

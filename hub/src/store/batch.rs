@@ -283,10 +283,23 @@ impl Batch {
         self.acks.len() - 1
     }
 
+    /// Acks an earlier batch's reports with this one's.
+    pub fn put_off(&mut self, range: AckRange) {
+        self.acks.push(range);
+    }
+
     /// What to ack, by node, outbox and place.
     pub fn take_acks(&mut self) -> Vec<AckRange> {
         let mut acks = std::mem::take(&mut self.acks);
         acks.sort_unstable();
+        acks.dedup_by(|next, range| {
+            let same = (next.node, next.outbox) == (range.node, range.outbox);
+            let follows = same && next.first <= range.last.saturating_add(1);
+            if follows {
+                range.last = range.last.max(next.last);
+            }
+            follows
+        });
         acks
     }
 
