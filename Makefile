@@ -77,6 +77,10 @@ world: ## the simulated world: SEEDS histories of lost messages, dead processes,
 planted: ## the world must find five faults that are planted for it
 	$(CARGO) test --workspace --features fieldpost-testkit/planted-bugs --test planted
 
+.PHONY: faults
+faults: ## bad links, processes stopped and killed, under load: the long form, with what is counted
+	FAULTS=long $(CARGO) test --workspace --test faults -- --nocapture --test-threads=4
+
 # Without a sanitizer, stable Rust can do it; our own code has next to no `unsafe` to sanitize.
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## fuzz every decoder and the agent's core, guided by coverage, FUZZ_TIME each
