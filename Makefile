@@ -21,6 +21,10 @@ help: ## show this
 ready: ## see that this machine has what the build needs; as root on Debian, install it
 	@scripts/ready
 
+CARGO_FUZZ := $(or $(shell PATH="$(PATH)" command -v cargo-fuzz),target/tools/bin/cargo-fuzz)
+# Seconds for each target of `make fuzz`.
+FUZZ_TIME ?= 3600
+
 .PHONY: build
 build: ready ## build both programs: target/release/fieldpost and fieldpost-agent
 	$(CARGO) build --release -p fieldpost-agent -p fieldpost-hub
@@ -72,6 +76,22 @@ world: ## the simulated world: SEEDS histories of lost messages, dead processes,
 .PHONY: planted
 planted: ## the world must find five faults that are planted for it
 	$(CARGO) test --workspace --features fieldpost-testkit/planted-bugs --test planted
+
+.PHONY: faults
+faults: ## bad links, processes stopped and killed, under load: the long form, with what is counted
+	FAULTS=long $(CARGO) test --workspace --test faults -- --nocapture --test-threads=4
+
+# Without a sanitizer, stable Rust can do it; our own code has next to no `unsafe` to sanitize.
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## fuzz every decoder and the agent's core, guided by coverage, FUZZ_TIME each
+	@set -e; for target in $$(ls fuzz/corpus); do \
+	  mkdir -p fuzz/target/corpus/$$target; \
+	  $(CARGO_FUZZ) run --sanitizer none --dev $$target \
+	    fuzz/target/corpus/$$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_TIME) -max_len=70000; \
+	done
+
+target/tools/bin/cargo-fuzz:
+	CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.13.2 cargo-fuzz
 
 .PHONY: vectors
 vectors: ## write the wire's golden bytes anew, after a change of the wire

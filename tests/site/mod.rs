@@ -193,12 +193,52 @@ impl Ports {
     }
 }
 
+/// Where the processes run, and how the agents reach the hub.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// What the hub's ports are bound to.
+    pub listen: String,
+    /// The hub's address, as the agents know it.
+    pub hub: String,
+    /// What the hub's command line begins with (a network namespace to enter).
+    pub hub_through: Vec<String>,
+    /// What the agents' command lines begin with.
+    pub agents_through: Vec<String>,
+    /// `RUST_LOG` of all.
+    pub log: String,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1".to_owned(),
+            hub: "127.0.0.1".to_owned(),
+            hub_through: Vec::new(),
+            agents_through: Vec::new(),
+            log: "debug".to_owned(),
+        }
+    }
+}
+
+/// A command line that begins with another one.
+fn command_through(through: &[String], program: &Path) -> Command {
+    match through.split_first() {
+        None => Command::new(program),
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    }
+}
+
 /// One hub, and the agents that know it.
 pub struct Site {
     pub hub: Running,
     pub ports: Ports,
     pub server: PublicKey,
     pub agents: Vec<Agent>,
+    pub place: Place,
     dir: TempDir,
 }
 
@@ -208,6 +248,7 @@ pub struct Agent {
     pub process: Running,
     pub key: PublicKey,
     pub dir: PathBuf,
+    place: Place,
 }
 
 impl Agent {
@@ -220,7 +261,7 @@ impl Agent {
     }
 
     pub fn restart(&mut self) {
-        let mut command = agent_command(&self.config());
+        let mut command = agent_command(&self.config(), &self.place);
         self.process = Running::start(&mut command, self.dir.join("log"));
     }
 
@@ -232,14 +273,16 @@ impl Agent {
     }
 }
 
-fn start_agent(name: &str, dir: PathBuf, key: PublicKey) -> Agent {
-    let process = Running::start(&mut agent_command(&dir.join("agent.toml")), dir.join("log"));
-    Agent { name: name.to_owned(), process, key, dir }
+fn start_agent(name: &str, dir: PathBuf, key: PublicKey, place: &Place) -> Agent {
+    let mut command = agent_command(&dir.join("agent.toml"), place);
+    let process = Running::start(&mut command, dir.join("log"));
+    Agent { name: name.to_owned(), process, key, dir, place: place.clone() }
 }
 
-fn agent_command(config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fieldpost-agent"));
-    command.arg("run").arg("--config").arg(config).env("RUST_LOG", "debug");
+fn agent_command(config: &Path, place: &Place) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_fieldpost-agent"));
+    let mut command = command_through(&place.agents_through, program);
+    command.arg("run").arg("--config").arg(config).env("RUST_LOG", &place.log);
     command
 }
 
@@ -261,11 +304,18 @@ impl Site {
 
     /// A hub whose configuration ends with `extra`.
     pub fn with(extra: &str) -> Self {
+        Self::at(Place::default(), extra)
+    }
+
+    /// A hub at a place of its own.
+    pub fn at(place: Place, extra: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = Ports::free();
-        fs::write(dir.path().join("hub.toml"), hub_config(dir.path(), ports, extra)).unwrap();
-        let hub = start_hub(dir.path());
-        let mut site = Self { hub, ports, server: PublicKey([0; 32]), agents: Vec::new(), dir };
+        let config = hub_config(dir.path(), &place.listen, ports, extra);
+        fs::write(dir.path().join("hub.toml"), config).unwrap();
+        let hub = start_hub(dir.path(), &place);
+        let (server, agents) = (PublicKey([0; 32]), Vec::new());
+        let mut site = Self { hub, ports, server, agents, place, dir };
         site.wait_for_hub();
         site.server = read_secret(&site.path("hub.key")).public();
         site
@@ -285,7 +335,7 @@ impl Site {
 
     /// Starts the hub again after it was ended.
     pub fn start_hub(&mut self) {
-        self.hub = start_hub(self.dir.path());
+        self.hub = start_hub(self.dir.path(), &self.place);
         self.wait_for_hub();
     }
 
@@ -340,7 +390,7 @@ impl Site {
         // Accepted before it starts: a stranger that is let in later has to come again first.
         let (dir, key) = self.prepare(name, jobs, self.server, None);
         self.ask("nodes.accept", json!({"key": key.to_string(), "node": name}));
-        let agent = start_agent(name, dir, key);
+        let agent = start_agent(name, dir, key, &self.place);
         agent.wait_until_welcome();
         self.agents.push(agent);
         self.agents.len() - 1
@@ -355,7 +405,7 @@ impl Site {
         key_of: Option<&Agent>,
     ) -> Agent {
         let (dir, key) = self.prepare(name, jobs, server, key_of);
-        start_agent(name, dir, key)
+        start_agent(name, dir, key, &self.place)
     }
 
     /// A directory with a configuration and a key.
@@ -369,7 +419,7 @@ impl Site {
         let twin = if key_of.is_some() { "-twin" } else { "" };
         let dir = self.path(&format!("{name}{twin}"));
         fs::create_dir_all(dir.join("run")).unwrap();
-        let config = agent_config(name, &dir, self.ports, server, jobs);
+        let config = agent_config(name, &dir, &self.place.hub, self.ports, server, jobs);
         fs::write(dir.join("agent.toml"), config).unwrap();
         match key_of {
             Some(other) => {
@@ -439,13 +489,13 @@ pub fn field<'v>(value: &'v Value, name: &str) -> &'v str {
     value[name].as_str().unwrap_or("")
 }
 
-fn start_hub(dir: &Path) -> Running {
-    let mut command = Command::new(hub_program());
-    command.arg("hub").arg("--config").arg(dir.join("hub.toml")).env("RUST_LOG", "debug");
+fn start_hub(dir: &Path, place: &Place) -> Running {
+    let mut command = command_through(&place.hub_through, &hub_program());
+    command.arg("hub").arg("--config").arg(dir.join("hub.toml")).env("RUST_LOG", &place.log);
     Running::start(&mut command, dir.join("hub.log"))
 }
 
-fn hub_config(dir: &Path, ports: Ports, extra: &str) -> String {
+fn hub_config(dir: &Path, listen: &str, ports: Ports, extra: &str) -> String {
     let d = dir.display();
     let Ports { triggers, results, clients, events } = ports;
     format!(
@@ -453,10 +503,10 @@ fn hub_config(dir: &Path, ports: Ports, extra: &str) -> String {
 state_dir = "{d}/store"
 key_file = "{d}/hub.key"
 [listen]
-triggers = "tcp://127.0.0.1:{triggers}"
-results = "tcp://127.0.0.1:{results}"
-clients = "tcp://127.0.0.1:{clients}"
-events = "tcp://127.0.0.1:{events}"
+triggers = "tcp://{listen}:{triggers}"
+results = "tcp://{listen}:{results}"
+clients = "tcp://{listen}:{clients}"
+events = "tcp://{listen}:{events}"
 [local]
 socket = "{d}/hub.sock"
 events = "{d}/events.sock"
@@ -464,7 +514,14 @@ events = "{d}/events.sock"
     )
 }
 
-fn agent_config(name: &str, dir: &Path, ports: Ports, server: PublicKey, jobs: &str) -> String {
+fn agent_config(
+    name: &str,
+    dir: &Path,
+    hub: &str,
+    ports: Ports,
+    server: PublicKey,
+    jobs: &str,
+) -> String {
     let d = dir.display();
     let Ports { triggers, results, .. } = ports;
     format!(
@@ -475,8 +532,8 @@ key_file = "{d}/agent.key"
 state_dir = "{d}"
 runtime_dir = "{d}/run"
 [[hub]]
-triggers = "tcp://127.0.0.1:{triggers}"
-results = "tcp://127.0.0.1:{results}"
+triggers = "tcp://{hub}:{triggers}"
+results = "tcp://{hub}:{results}"
 server_keys = ["{server}"]
 [outbox]
 memory = "1 MiB"

@@ -173,7 +173,10 @@ impl Batch {
     /// Whether there is nothing to commit and nothing to answer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.changes.is_empty() && self.queries.is_empty()
+        self.records.is_empty()
+            && self.changes.is_empty()
+            && self.queries.is_empty()
+            && self.acks.is_empty()
     }
 
     /// Whether no more reports should be read into it.
