@@ -175,7 +175,7 @@ impl Node {
             Some(entry) => absolute(entry),
             None => Ok(PathBuf::from(default)),
         };
-        let runtime_dir = path("runtime_dir", "/run/fieldpost")?;
+        let runtime_dir = path("runtime_dir", "/run/fieldpost-agent")?;
         let state_dir = path("state_dir", "/var/lib/fieldpost")?;
         let key_file = match node.take("key_file") {
             Some(entry) => absolute(entry)?,

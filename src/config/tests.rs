@@ -32,7 +32,7 @@ fn little_is_needed() {
     let config = parse(&with("")).unwrap();
     assert_eq!(&*config.agent.node, "gw-1");
     assert_eq!(config.key_file, Path::new("/var/lib/fieldpost/agent.key"));
-    assert_eq!(config.runtime_dir, Path::new("/run/fieldpost"));
+    assert_eq!(config.runtime_dir, Path::new("/run/fieldpost-agent"));
     assert_eq!(config.agent.outbox_bytes, 1 << 20);
     assert_eq!(config.agent.concurrency, 4);
     assert!(config.needs_restart(&config).is_empty());
