@@ -28,7 +28,7 @@ class Machine:
                 "-serial", f"unix:{self.console},server=on,wait=off",
                 # What the guest flushed is with the host; what it did not is gone with qemu.
                 "-drive", f"file={disk},if=virtio,format=raw,cache=writeback",
-                "-nic", "user,model=virtio-net-pci",
+                "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
                 "-rtc", f"base={clock}",
             ],
             stdin=subprocess.DEVNULL,
@@ -45,7 +45,7 @@ class Machine:
                 time.sleep(0.05)
         self.await_text(rb"login: root \(automatic login\).*[#$] $")
         # Neither an echo nor a prompt: what comes is what commands print.
-        self.socket.sendall(b"stty -echo -onlcr; PS1=; bind 'set enable-bracketed-paste off'\n")
+        self.socket.sendall(b"stty -echo -onlcr; PS1=; export TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0; bind 'set enable-bracketed-paste off'\n")
         self.run("true")
 
     def await_text(self, pattern: bytes, patience: float = PATIENCE) -> bytes:
