@@ -3,6 +3,9 @@
 // This does what it asks of them: texts and whole numbers, one after the other.
 #pragma once
 
+// libzmq has a file in C, which is given this too.
+#ifdef __cplusplus
+
 // Whatever else of the library they need is declared before the names below are changed.
 #include <sstream>
 #include <string>
@@ -29,3 +32,5 @@ typedef ::fieldpost::text fieldpost_text;
 }
 #define ostringstream fieldpost_text
 #define stringstream fieldpost_text
+
+#endif
