@@ -41,6 +41,30 @@ bench: build ## measure latency, throughput and memory, each beside its floor
 man: ready ## man pages and shell completions, in target/man
 	$(CARGO) run --quiet -p docgen -- $(MAN)
 
+.PHONY: arm
+arm: ## the agent for aarch64, armv7 and armv6: static, in target/cross/bin
+	cross/build
+
+.PHONY: arm-test
+arm-test: ## the ARM programs through qemu-user, against the native hub
+	scripts/arm-test
+
+.PHONY: deb
+deb: man ## Debian packages and archives, in target/packages
+	scripts/packages
+
+.PHONY: deb-test
+deb-test: ## install, upgrade, remove and purge the packages in a fresh Debian (as root)
+	packaging/test
+
+.PHONY: arm-boot
+arm-boot: ## boot an emulated arm64 machine with the package, and try what devices go through (as root)
+	scripts/arm-boot
+
+.PHONY: footprint
+footprint: ## what the agent costs at rest and at work; WARMUP and FOR in seconds
+	scripts/footprint
+
 .PHONY: test
 test: ready format lint tests docs deny world planted demo ## everything that CI runs
 	@echo "make test: all well"

@@ -46,6 +46,10 @@ fn main() {
     let mut flags: Vec<String> = LINUX.iter().map(|name| format!("-D{name}")).collect();
     if matches!(env::var("OPT_LEVEL").as_deref(), Ok("s" | "z")) {
         flags.push("-Os".into());
+        // Without iostreams.
+        println!("cargo:rerun-if-changed=lean.hpp");
+        let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+        flags.push(format!("-include {here}/lean.hpp"));
     }
     flags.push("-ffunction-sections".into());
     flags.push("-fdata-sections".into());

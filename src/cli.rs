@@ -133,7 +133,7 @@ pub const AGENT_CLI: Cli = Cli {
         ("/etc/fieldpost/agent.toml", "the configuration"),
         ("/var/lib/fieldpost/agent.key", "the secret key, mode 0600"),
         ("/var/lib/fieldpost/", "the schedule, and where `file` jobs go on"),
-        ("/run/fieldpost/", "what a restart of the agent must not forget"),
+        ("/run/fieldpost-agent/", "what a restart of the agent must not forget"),
     ],
     environment: &[
         (

@@ -175,7 +175,7 @@ impl Node {
             Some(entry) => absolute(entry),
             None => Ok(PathBuf::from(default)),
         };
-        let runtime_dir = path("runtime_dir", "/run/fieldpost")?;
+        let runtime_dir = path("runtime_dir", "/run/fieldpost-agent")?;
         let state_dir = path("state_dir", "/var/lib/fieldpost")?;
         let key_file = match node.take("key_file") {
             Some(entry) => absolute(entry)?,
@@ -203,11 +203,12 @@ fn hubs(sections: Vec<Section<'_, '_>>) -> Result<Vec<HubAddress>, Problem> {
                 .into_iter()
                 .map(|entry| entry.parse::<PublicKey>(KEY))
                 .collect::<Result<Vec<_>, _>>()?;
+            let proxy = section.take("proxy").map(proxy).transpose()?;
             section.finish()?;
             if server_keys.is_empty() {
                 Err(none)
             } else {
-                Ok(HubAddress { triggers, results, server_keys })
+                Ok(HubAddress { triggers, results, server_keys, proxy })
             }
         })
         .collect()
@@ -360,6 +361,21 @@ fn endpoint(entry: Entry<'_, '_>) -> Result<String, Problem> {
     };
     wrong.hint = Some(hint.to_owned());
     Err(wrong)
+}
+
+/// A SOCKS5 proxy, as `host:port`.
+fn proxy(entry: Entry<'_, '_>) -> Result<String, Problem> {
+    let expected = "a proxy such as \"socks5://10.0.0.1:1080\"";
+    let wrong = entry.wrong(expected);
+    let text = entry.text(expected)?;
+    text.strip_prefix("socks5://")
+        .filter(|rest| {
+            rest.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
+        })
+        .map(str::to_owned)
+        .ok_or(wrong)
 }
 
 /// The machine's own id (machine-id(5)), or the name that is written there.

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fieldpost_agent::io::sockets::{HubAddress, Link};
@@ -28,7 +31,7 @@ impl Hub {
             (socket, address)
         };
         let ((commands, triggers), (reports, results)) = (bound(zmq::XPUB), bound(zmq::PULL));
-        let address = HubAddress { triggers, results, server_keys: vec![keys.public] };
+        let address = HubAddress { triggers, results, server_keys: vec![keys.public], proxy: None };
         Self { commands, reports, address, _context: context }
     }
 
@@ -109,4 +112,57 @@ fn a_hub_with_another_key_gets_nothing_and_the_queue_says_when_it_is_full() {
     until(|| link.send(b"again").unwrap());
     until(|| hub.reports.receive(&mut frame).is_ok());
     assert_eq!(frame.bytes(), b"again");
+}
+
+/// A SOCKS5 proxy (RFC 1928) that takes any name for this host. Gives its address.
+fn proxy() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            thread::spawn(move || relay(near.unwrap()));
+        }
+    });
+    address
+}
+
+fn relay(mut near: TcpStream) {
+    fn take<const N: usize>(from: &mut TcpStream) -> [u8; N] {
+        let mut bytes = [0; N];
+        from.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+    let [version, methods] = take(&mut near);
+    assert_eq!(version, 5);
+    near.read_exact(&mut vec![0; methods.into()]).unwrap();
+    near.write_all(&[5, 0]).unwrap();
+    let [_, connect, _, kind, len] = take(&mut near);
+    assert_eq!((connect, kind), (1, 3), "connect to a name");
+    let mut name = vec![0; len.into()];
+    near.read_exact(&mut name).unwrap();
+    assert_eq!(name, b"hub.invalid");
+    let mut far = TcpStream::connect(("127.0.0.1", u16::from_be_bytes(take(&mut near)))).unwrap();
+    near.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+    let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+    // Until either side goes away.
+    thread::spawn(move || std::io::copy(&mut from, &mut to).ok());
+    std::io::copy(&mut far, &mut near).ok();
+}
+
+#[test]
+fn a_proxy_leads_to_a_hub_whose_name_only_it_can_resolve() {
+    let mut hub = Hub::new();
+    for address in [&mut hub.address.triggers, &mut hub.address.results] {
+        *address = address.replace("127.0.0.1", "hub.invalid");
+    }
+    hub.address.proxy = Some(proxy());
+    let mut link = Link::new(&"gw-1".parse().unwrap(), KeyPair::generate()).unwrap();
+    link.connect(&hub.address, &hub.address.server_keys[0]).unwrap();
+    hub.topics(&link);
+    hub.say(&[b"all/", b"through"]);
+    assert_eq!(receive(&mut link), b"through");
+    until(|| link.send(b"report").unwrap());
+    let mut frame = Frame::new();
+    until(|| hub.reports.receive(&mut frame).is_ok());
+    assert_eq!(frame.bytes(), b"report");
 }

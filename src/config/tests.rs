@@ -28,11 +28,31 @@ fn the_shipped_example_parses() {
 }
 
 #[test]
+fn the_packages_configuration_parses() {
+    let text = include_str!("../../packaging/agent/agent.toml");
+    // This machine may have no id.
+    let text = text.replace("\"machine-id\"", "\"gw-1\"");
+    let config = Config::parse(Path::new("packaging/agent/agent.toml"), &text).unwrap();
+    assert_eq!(config.agent.jobs.len(), 2);
+}
+
+#[test]
+fn a_proxy_has_a_scheme_a_host_and_a_port() {
+    let with_proxy = |proxy: &str| parse(&with(&format!("proxy = \"{proxy}\"\n")));
+    let config = with_proxy("socks5://10.0.0.1:1080").unwrap();
+    assert_eq!(config.hubs[0].proxy.as_deref(), Some("10.0.0.1:1080"));
+    for bad in ["10.0.0.1:1080", "socks5://:1080", "socks5://host", "http://host:1080", ""] {
+        let said = with_proxy(bad).unwrap_err().to_string();
+        assert!(said.contains("socks5://"), "{said}");
+    }
+}
+
+#[test]
 fn little_is_needed() {
     let config = parse(&with("")).unwrap();
     assert_eq!(&*config.agent.node, "gw-1");
     assert_eq!(config.key_file, Path::new("/var/lib/fieldpost/agent.key"));
-    assert_eq!(config.runtime_dir, Path::new("/run/fieldpost"));
+    assert_eq!(config.runtime_dir, Path::new("/run/fieldpost-agent"));
     assert_eq!(config.agent.outbox_bytes, 1 << 20);
     assert_eq!(config.agent.concurrency, 4);
     assert!(config.needs_restart(&config).is_empty());

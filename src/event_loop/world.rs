@@ -20,6 +20,7 @@ use crate::agent::{Agent, Identity, Input, Launch, Output, Restored, Signal, Slo
 use crate::config::Config;
 use crate::io::clock::{self, Clock};
 use crate::io::cursors::Cursors;
+use crate::io::memory;
 use crate::io::notify::Manager;
 use crate::io::program::{self, Children, Program, Spawner};
 use crate::io::reactor::{Pulse, Pulses};
@@ -276,6 +277,8 @@ impl World {
                     }
                     Output::Status(text) => {
                         self.manager.status(text);
+                        // What the way here needed is not needed again soon.
+                        memory::forget_code();
                         Answer::Nothing
                     }
                     Output::Exit => {

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod cursors;
 pub mod logger;
+pub mod memory;
 pub mod notify;
 pub mod orphans;
 pub mod program;

@@ -36,6 +36,8 @@ pub struct HubAddress {
     pub results: String,
     /// Its public keys, in order of preference.
     pub server_keys: Vec<PublicKey>,
+    /// A SOCKS5 proxy on the way there, `host:port`.
+    pub proxy: Option<String>,
 }
 
 /// The two sockets.
@@ -100,6 +102,7 @@ impl Link {
             // With it on, a name that has both kinds of address resolves to IPv6 only: where
             // that is not routed, the hub would never be reached.
             socket.set_ipv6(address.contains('['))?;
+            socket.set_socks_proxy(hub.proxy.as_deref())?;
             socket.join_curve(key, &self.keys.public, &self.keys.secret)?;
         }
         self.commands.connect(&hub.triggers)?;

@@ -280,10 +280,15 @@ fn start_agent(name: &str, dir: PathBuf, key: PublicKey, place: &Place) -> Agent
 }
 
 fn agent_command(config: &Path, place: &Place) -> Command {
-    let program = Path::new(env!("CARGO_BIN_EXE_fieldpost-agent"));
-    let mut command = command_through(&place.agents_through, program);
+    let mut command = command_through(&place.agents_through, &agent_program());
     command.arg("run").arg("--config").arg(config).env("RUST_LOG", &place.log);
     command
+}
+
+/// The agent to test: the one just built, or another, such as an ARM binary behind an emulator.
+fn agent_program() -> PathBuf {
+    std::env::var_os("FIELDPOST_AGENT")
+        .map_or_else(|| env!("CARGO_BIN_EXE_fieldpost-agent").into(), PathBuf::from)
 }
 
 /// The secret key in a key file.
@@ -426,7 +431,7 @@ impl Site {
                 fs::copy(other.dir.join("agent.key"), dir.join("agent.key")).unwrap();
             }
             None => {
-                let made = Command::new(env!("CARGO_BIN_EXE_fieldpost-agent"))
+                let made = Command::new(agent_program())
                     .args(["key", "new", "--config"])
                     .arg(dir.join("agent.toml"))
                     .output()
