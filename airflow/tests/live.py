@@ -65,13 +65,15 @@ with DAG(dag_id="one_by_one", schedule=[lines], start_date=datetime(2026, 1, 1),
 class Live:
     """Airflow over a site."""
 
-    def __init__(self, home: Path, site: Site) -> None:
+    def __init__(self, home: Path, site: Site, dags: str = DAGS, count: int = 12) -> None:
+        """``dags`` holds ``count`` DAGs."""
         self.home = home
         self.site = site
+        self.count = count
         self.port = next_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (home / "dags").mkdir()
-        (home / "dags" / "e2e.py").write_text(DAGS)
+        (home / "dags" / "all.py").write_text(dags)
         url = f"http://127.0.0.1:{self.port}"
         self.env = {
             **{key: value for key, value in os.environ.items() if "AIRFLOW" not in key},
@@ -111,7 +113,7 @@ class Live:
         self.start("scheduler")
         self.start("triggerer")
         eventually("the API server answers", self._token, 120.0)
-        eventually("the DAGs are read", lambda: len(self.get("/dags")["dags"]) == 12 or None, 120.0)
+        eventually("the DAGs are read", lambda: len(self.get("/dags")["dags"]) == self.count, 120.0)
 
     def start(self, what: str, *args: str) -> None:
         with (self.home / f"{what}.log").open("ab") as log:
@@ -128,6 +130,15 @@ class Live:
         process = self.processes.pop(what)
         # The whole session: the processes that it forked too.
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+    def stop(self, what: str) -> None:
+        process = self.processes.pop(what)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(20)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from fieldpost_airflow import protocol
 from fieldpost_airflow.operators import (
@@ -21,6 +21,7 @@ from fieldpost_airflow.operators import (
     FieldpostTriggerOperator,
 )
 from fieldpost_airflow.sensors import FieldpostNodeSensor, FieldpostResultSensor
+from fieldpost_airflow.triggers import FieldpostRunTrigger
 from tests.site import Site, eventually
 
 pytestmark = [
@@ -327,6 +328,19 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
     operator.execute(context(try_number=3, max_tries=5))
     assert store.values["fieldpost_run"]["run_id"] != hanging
     assert site.hook.run(hanging, wait=20.0).nodes[0].status == "cancelled"
+
+
+def test_another_runs_event_is_not_this_ones() -> None:
+    """On SQLite, a trigger may get the number of one that is still at work."""
+    operator = FieldpostTriggerOperator(task_id="it", job="ping", node="gw-1")
+    awaited = {"run_id": "mine", "memo": {"offline": ["gw-2"]}, "deadline": 5.0}
+    for event in ({"run_id": "another's", "outcome": "final"}, {"outcome": "there", "online": []}):
+        with pytest.raises(TaskDeferred) as again:
+            operator.execute_complete({}, event, awaited=awaited)
+        trigger = again.value.trigger
+        assert isinstance(trigger, FieldpostRunTrigger)
+        assert (trigger.run_id, trigger.deadline) == ("mine", 5.0)
+        assert again.value.kwargs == {"awaited": awaited}
 
 
 class FakeStore:
