@@ -1,6 +1,6 @@
 # What people type. Everything else is cargo's.
 #
-#   make demo    a hub, three devices, a kill -9 in the middle
+#   make demo    a hub, three devices, a kill -9 in the middle, an Airflow over all of it
 #   make test    what CI runs
 
 SHELL := /bin/bash
@@ -8,6 +8,9 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 CARGO ?= cargo
+# AIRFLOW=0 leaves Airflow out of demo, test and bench: `make demo AIRFLOW=0`.
+AIRFLOW ?= 1
+export AIRFLOW
 # Histories that the simulated world plays in `make test`; `make world SEEDS=1000000` by hand.
 SEEDS ?= 3000
 MAN ?= target/man
@@ -26,19 +29,21 @@ build: ready ## build both programs: target/release/fieldpost and fieldpost-agen
 	$(CARGO) build --release -p fieldpost-agent -p fieldpost-hub
 
 .PHONY: demo
-demo: ready ## a hub, three agents, real jobs, a kill -9 in the middle: every result once
+demo: ready ## a hub, three agents, a kill -9 in the middle, an Airflow: every result once
 	@scripts/demo
 
 .PHONY: bench
 bench: build ## measure latency, throughput and memory, each beside its floor
 	$(CARGO) run --release -p fieldpost-bench
+	@[[ $(AIRFLOW) == 0 ]] || FIELDPOST_BIN=$${CARGO_TARGET_DIR:-$$PWD/target}/release airflow/bench.sh
 
 .PHONY: man
 man: ready ## man pages and shell completions, in target/man
 	$(CARGO) run --quiet -p docgen -- $(MAN)
 
 .PHONY: test
-test: ready format lint tests docs deny world planted demo ## everything that CI runs
+test: ready format lint tests docs deny world planted airflow ## everything that CI runs
+	@set -o pipefail; scripts/demo | cat # no terminal: it ends by itself
 	@echo "make test: all well"
 
 .PHONY: format
@@ -72,6 +77,10 @@ world: ## the simulated world: SEEDS histories of lost messages, dead processes,
 .PHONY: planted
 planted: ## the world must find five faults that are planted for it
 	$(CARGO) test --workspace --features fieldpost-testkit/planted-bugs --test planted
+
+.PHONY: airflow
+airflow: ready ## the Airflow provider: lint, types, tests, an end-to-end suite on a real Airflow
+	@[[ $(AIRFLOW) == 0 ]] || airflow/test.sh
 
 .PHONY: vectors
 vectors: ## write the wire's golden bytes anew, after a change of the wire
