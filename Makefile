@@ -1,6 +1,6 @@
 # What people type. Everything else is cargo's.
 #
-#   make demo    a hub, three devices, a kill -9 in the middle
+#   make demo    a hub, three devices, a kill -9 in the middle, an Airflow over all of it
 #   make test    what CI runs
 
 SHELL := /bin/bash
@@ -8,6 +8,9 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 CARGO ?= cargo
+# AIRFLOW=0 leaves Airflow out of demo, test and bench: `make demo AIRFLOW=0`.
+AIRFLOW ?= 1
+export AIRFLOW
 # Histories that the simulated world plays in `make test`; `make world SEEDS=1000000` by hand.
 SEEDS ?= 3000
 MAN ?= target/man
@@ -30,12 +33,13 @@ build: ready ## build both programs: target/release/fieldpost and fieldpost-agen
 	$(CARGO) build --release -p fieldpost-agent -p fieldpost-hub
 
 .PHONY: demo
-demo: ready ## a hub, three agents, real jobs, a kill -9 in the middle: every result once
+demo: ready ## a hub, three agents, a kill -9 in the middle, an Airflow: every result once
 	@scripts/demo
 
 .PHONY: bench
 bench: build ## measure latency, throughput and memory, each beside its floor
 	$(CARGO) run --release -p fieldpost-bench
+	@[[ $(AIRFLOW) == 0 ]] || FIELDPOST_BIN=$${CARGO_TARGET_DIR:-$$PWD/target}/release airflow/bench.sh
 
 .PHONY: man
 man: ready ## man pages and shell completions, in target/man
@@ -66,7 +70,8 @@ footprint: ## what the agent costs at rest and at work; WARMUP and FOR in second
 	scripts/footprint
 
 .PHONY: test
-test: ready format lint tests docs deny world planted demo ## everything that CI runs
+test: ready format lint tests docs deny world planted airflow ## everything that CI runs
+	@set -o pipefail; scripts/demo | cat # no terminal: it ends by itself
 	@echo "make test: all well"
 
 .PHONY: format
@@ -116,6 +121,10 @@ fuzz: $(CARGO_FUZZ) ## fuzz every decoder and the agent's core, guided by covera
 
 target/tools/bin/cargo-fuzz:
 	CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.13.2 cargo-fuzz
+
+.PHONY: airflow
+airflow: ready ## the Airflow provider: lint, types, tests, an end-to-end suite on a real Airflow
+	@[[ $(AIRFLOW) == 0 ]] || airflow/test.sh
 
 .PHONY: vectors
 vectors: ## write the wire's golden bytes anew, after a change of the wire

@@ -45,7 +45,7 @@ name = "fail-on-gw-2"
 command = ["/bin/sh", "-c", "test $FIELDPOST_NODE != gw-2 && echo 1"]
 [[job]]
 name = "fail-once"
-command = ["/bin/sh", "-c", "test -e '{home}/once' && echo 1 || exec mkdir '{home}/once' x"]
+command = ["/bin/sh", "-c", "test -e '{home}/once' && echo 1 || ! mkdir '{home}/once'"]
 [[job]]
 name = "hang"
 command = ["/bin/sh", "-c", "echo $$ >'{home}/hanging'; exec sleep 600"]
@@ -54,6 +54,11 @@ timeout = "900s"
 name = "slow"
 command = ["/bin/sh", "-c", "echo x >>'{home}/slow'; sleep 3; echo 1"]
 concurrency = 12
+[[job]]
+name = "mark"
+command = ["/bin/sh", "-c", "echo x >>'{home}/marks'; echo 1"]
+overlap = "queue"
+concurrency = 4
 """
 
 

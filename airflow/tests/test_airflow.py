@@ -13,7 +13,7 @@ from airflow.providers_manager import ProvidersManager
 from airflow.sdk import Connection
 from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
-from fieldpost_airflow import assets, connection, triggers
+from fieldpost_airflow import assets, connection, requeue, triggers
 from fieldpost_airflow.links import FieldpostRunLink
 from fieldpost_airflow.operators import FieldpostScheduleOperator, FieldpostTriggerOperator
 from fieldpost_airflow.provider_info import get_provider_info
@@ -43,6 +43,13 @@ def test_airflow_finds_all_of_it() -> None:
     assert "fieldpost" in runtime.asset_uri_handlers
     assert "fieldpost_airflow.links.FieldpostRunLink" in manager.extra_links_class_names
     assert "fieldpost" in dict(manager.provider_configs)["airflow-provider-fieldpost"]
+
+
+def test_airflow_loads_the_listener_by_itself() -> None:
+    from airflow.listeners.listener import get_listener_manager
+
+    plugins = get_listener_manager().pm.get_plugins()
+    assert any(isinstance(plugin, requeue.Requeue) for plugin in plugins)
 
 
 def test_the_provider_info_is_as_airflow_wants_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
 
 from fieldpost_airflow import protocol
 from fieldpost_airflow.operators import (
@@ -21,6 +23,7 @@ from fieldpost_airflow.operators import (
     FieldpostTriggerOperator,
 )
 from fieldpost_airflow.sensors import FieldpostNodeSensor, FieldpostResultSensor
+from fieldpost_airflow.triggers import FieldpostRunTrigger
 from tests.site import Site, eventually
 
 pytestmark = [
@@ -131,6 +134,8 @@ def test_the_device_and_the_audit_trail_know_who_asked(play: Play, site: Site) -
         ({"job": "read-meter", "node": "gw-1", "args": {"bus": "x"}}, "rejected"),
         ({"job": "read-meter", "node": "gw-1", "args": {"bus": ["x"]}}, "is a list"),
         ({"job": "read-meter", "node": "gw-1", "args": {"bus": "1" * 300}}, "256 are allowed"),
+        ({"job": "ping", "node": [f"{n:060}" for n in range(1100)]}, "a frame holds 61440"),
+        ({"job": "ping", "node": "gw-1", "args": {f"a{n}": 1 for n in range(9)}}, "at most 8"),
         ({"job": "ping"}, "exactly one of node="),
         ({"job": "ping", "node": "gw-1", "ttl": "soon"}, "soon"),
         ({"job": "big", "node": "gw-1", "output": "text"}, "say output_to="),
@@ -145,6 +150,42 @@ def test_bad_input_fails_the_task_in_one_sentence(
     out, err = capfd.readouterr()
     assert state == "failed"
     assert sentence in out + err
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"port": 9}, "no hub answers at 127.0.0.1:9"),
+        ({"server_key": "a" * 40}, "is the connection's server key the hub's"),
+        ({"password": "stranger"}, "does not let this key in"),
+        ({"password": "short"}, "40 characters of Z85 are expected"),
+    ],
+)
+def test_a_wrong_connection_fails_the_task_in_one_sentence(
+    play: Play,
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    wrong: dict[str, Any],
+    sentence: str,
+    deferrable: bool,
+) -> None:
+    fields = json.loads(site.connection_json)
+    fields["extra"]["timeout"] = 2
+    if "server_key" in wrong:
+        fields["extra"] |= wrong
+    elif wrong.get("password") == "stranger":
+        fields |= {"password": zmq.curve_keypair()[1].decode(), "login": None}
+    else:
+        fields |= wrong
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", json.dumps(fields))
+    before = site.hook.newest()
+    state, _ = play(FieldpostTriggerOperator, job="ping", node="gw-1", deferrable=deferrable)
+    out, err = capfd.readouterr()
+    assert state == "failed"
+    assert sentence in out + err
+    assert site.hook.newest() == before, "nothing ran"
 
 
 def test_outputs_are_what_they_are_said_to_be(play: Play, tmp_path: Path) -> None:
@@ -209,8 +250,6 @@ def test_offline_nodes(play: Play, site: Site) -> None:
 
 
 def protocol_key() -> str:
-    import zmq
-
     return zmq.curve_keypair()[0].decode()
 
 
@@ -327,6 +366,19 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
     operator.execute(context(try_number=3, max_tries=5))
     assert store.values["fieldpost_run"]["run_id"] != hanging
     assert site.hook.run(hanging, wait=20.0).nodes[0].status == "cancelled"
+
+
+def test_another_runs_event_is_not_this_ones() -> None:
+    """On SQLite, a trigger may get the number of one that is still at work."""
+    operator = FieldpostTriggerOperator(task_id="it", job="ping", node="gw-1")
+    awaited = {"run_id": "mine", "memo": {"offline": ["gw-2"]}, "deadline": 5.0}
+    for event in ({"run_id": "another's", "outcome": "final"}, {"outcome": "there", "online": []}):
+        with pytest.raises(TaskDeferred) as again:
+            operator.execute_complete({}, event, awaited=awaited)
+        trigger = again.value.trigger
+        assert isinstance(trigger, FieldpostRunTrigger)
+        assert (trigger.run_id, trigger.deadline) == ("mine", 5.0)
+        assert again.value.kwargs == {"awaited": awaited}
 
 
 class FakeStore:
