@@ -111,8 +111,7 @@ pub(crate) fn read_head(bytes: &[u8]) -> Option<(u32, u64)> {
 /// Appends one record.
 pub(crate) fn write(entry: &Entry<'_>, salt: u64, to: &mut Vec<u8>) {
     let start = to.len();
-    let flags =
-        if entry.durable { DURABLE } else { 0 } | if entry.tracked { TRACKED } else { 0 };
+    let flags = if entry.durable { DURABLE } else { 0 } | if entry.tracked { TRACKED } else { 0 };
     let len = u16::try_from(entry.body.len()).expect("a body has at most 60 KiB");
     to.extend_from_slice(&MARK);
     to.extend_from_slice(&len.to_le_bytes());
@@ -211,6 +210,23 @@ impl<'a> Reader<'a> {
             tag: Tag { seq: Seq(u64_at(head, 36)), outbox: OutboxId(id_at(head, 44)) },
             body: &record[RECORD_HEAD..],
         })
+    }
+}
+
+/// Whose record begins at the start of `bytes`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) run: RunId,
+    pub(crate) attempt: Attempt,
+    pub(crate) outbox: OutboxId,
+}
+
+/// Of a record that was found whole before.
+pub(crate) fn owner(record: &[u8]) -> Owner {
+    Owner {
+        run: RunId(id_at(record, 20)),
+        attempt: Attempt(u32_at(record, 16)),
+        outbox: OutboxId(id_at(record, 44)),
     }
 }
 
