@@ -348,7 +348,14 @@ impl Spool {
             self.index.push(segment.clone());
         }
         self.next_number = recovered.highest.saturating_add(1);
-        self.dropped.extend_from_slice(&recovered.dropped);
+        for dropped in &recovered.dropped {
+            if recovered.finished.contains(&(dropped.run, dropped.attempt)) {
+                self.dropped.push(*dropped);
+            } else if let Some(spot) = dropped.spot {
+                // No end of its run waits here to be told.
+                self.release(spot, Kind::Dropped);
+            }
+        }
         let taken = recovered.took.iter();
         self.taken.extend(taken.map(|(run, attempt, spot, _)| (*run, *attempt, *spot)));
         self.outboxes.clone_from(&recovered.outboxes);
@@ -437,7 +444,7 @@ impl Spool {
         if self.window.is_empty() {
             return;
         }
-        let mut gone = heapless::Vec::<window::Acked, 64>::new();
+        let mut ends = Vec::new();
         let mut empty = heapless::Vec::<u32, { crate::limits::WINDOW_SEGMENTS }>::new();
         let Self { window, index, .. } = self;
         window.release(
@@ -446,14 +453,15 @@ impl Spool {
             |acked| {
                 index.release(acked.spot, acked.kind);
                 settled(acked);
-                if acked.kind == Kind::Finished && gone.push(acked).is_err() {
-                    log::debug!("more ends of runs acked at once than are followed");
+                if acked.kind == Kind::Finished {
+                    ends.push((acked.run, acked.attempt));
                 }
             },
             |segment| empty.push(segment).expect("as many as the window holds"),
         );
-        for acked in gone {
-            self.forget_dropped(acked.run, acked.attempt);
+        for (run, attempt) in ends {
+            self.settle(run, attempt);
+            self.forget_dropped(run, attempt);
         }
         for number in empty {
             let Some(segment) = self.index.get_mut(number) else { continue };

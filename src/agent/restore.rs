@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use fieldpost_wire::limits::DEADLINE_AHEAD_MS;
 use fieldpost_wire::{
     Attempt, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
 };
@@ -143,13 +144,19 @@ impl Agent {
 
     /// What the spool says of runs: which were accepted, and whose end is on its way.
     fn restore_spooled<'a>(
-        &self,
+        &mut self,
         restored: &Restored<'a>,
         past: &mut HashMap<(RunId, Attempt), Past<'a>>,
         order: &mut Vec<(RunId, Attempt)>,
     ) {
-        let Some(spool) = restored.spool else { return };
+        let (Some(spool), Some(files)) = (restored.spool, &mut self.spool) else { return };
         for (run, attempt, _, record) in &spool.took {
+            let key = (*run, *attempt);
+            let settled = matches!(past.get(&key), Some(Past::Settled(_) | Past::Tombstone(_)));
+            if settled || spool.finished.contains(&key) {
+                files.settle(*run, *attempt);
+                continue;
+            }
             if let Some(Record::Took(took)) = journal::read(record).next() {
                 past.entry((*run, *attempt)).or_insert_with(|| {
                     order.push((*run, *attempt));
@@ -164,7 +171,8 @@ impl Agent {
                 Some(Past::Took(took)) => took.deadline,
                 None => {
                     order.push(key);
-                    UnixMillis(0)
+                    // Its deadline is not in the spool; the hub allows no later one than this.
+                    key.0.time().plus_ms(DEADLINE_AHEAD_MS)
                 }
             };
             past.insert(key, Past::Coming(deadline));

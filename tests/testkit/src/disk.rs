@@ -83,6 +83,7 @@ impl Disk {
         self.files.retain(|&number, file| {
             let verdict = recovered.add(number, &file.bytes);
             file.bytes.truncate(verdict.keep);
+            file.synced = file.synced.min(verdict.keep);
             verdict.useful
         });
         recovered
