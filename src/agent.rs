@@ -40,12 +40,14 @@ use crate::push::{Offered, Push};
 use crate::result::cut;
 use crate::run::{Runs, Why};
 use crate::schedule::Schedule;
+use crate::spool::Spool;
 use crate::trigger::KnownRuns;
 
 mod command;
 mod course;
 mod output;
 mod restore;
+mod spooling;
 #[cfg(test)]
 mod tests;
 
@@ -62,6 +64,7 @@ pub struct Agent {
     known: KnownRuns,
     runs: Runs,
     outbox: Outbox,
+    spool: Option<Spool>,
     push: Push,
     journal: Journal,
     schedule: Schedule,
@@ -159,6 +162,7 @@ impl Agent {
                 self.storage.clear();
                 self.storage.push_str(cut(wrong, TEXT));
             }
+            Input::Spooled(done) => self.spooled(done),
             Input::Tick => {}
         }
         self.turn();
@@ -184,6 +188,11 @@ impl Agent {
             self.next_expiry(),
             self.schedule.next_deadline(self.now, self.is_trusted()).filter(|_| working),
             self.outbox.next_deadline().filter(|_| up && self.push.has_room()),
+            self.spool.as_ref().and_then(|spool| spool.next_deadline(&self.outbox)),
+            self.spool
+                .as_ref()
+                .and_then(|spool| spool.window.next_deadline())
+                .filter(|_| up && self.push.has_room()),
             up.then_some(self.heartbeat_at),
         ]
         .into_iter()
@@ -220,6 +229,13 @@ impl Agent {
             self.run_schedule();
             self.start_waiting();
         }
+        if let Some(spool) = &mut self.spool {
+            spool.learn_age(boot, &self.outbox);
+            if self.link.is_away() {
+                spool.close_window();
+            }
+        }
+        self.relieve();
         self.flush_aged();
         self.balance();
         self.advance_stage();
@@ -239,6 +255,11 @@ impl Agent {
             Some(Offered::Answer) => self.push.drop_answer(),
             Some(Offered::Heartbeat) => self.push.vitals = None,
             Some(Offered::Record(seq)) => self.outbox.sent(seq, self.now.boot),
+            Some(Offered::Spooled(spot)) => {
+                if let Some(spool) = &mut self.spool {
+                    spool.window.sent(spot, self.now.boot);
+                }
+            }
         }
     }
 
@@ -298,7 +319,9 @@ impl Agent {
             }
             Stage::Draining { .. } | Stage::Stopping { .. } => {}
             Stage::Emptying { until } => {
-                if self.outbox.len() == 0 || boot >= until {
+                // With a spool nothing is gained by waiting for a hub that is away.
+                let kept = self.link.is_away() && self.spool.as_ref().is_some_and(Spool::is_well);
+                if self.outbox.len() == 0 || kept || boot >= until {
                     self.save = Save::Clean;
                     self.stage = Stage::Exiting;
                 }

@@ -14,6 +14,7 @@ use crate::config;
 
 mod job;
 mod key;
+mod spool;
 
 pub use key::read as device_key;
 
@@ -108,6 +109,24 @@ pub const AGENT_CLI: Cli = Cli {
             options: &[CONFIG],
         },
         Command {
+            name: "spool check",
+            arguments: "",
+            about: "Say what the spool's files hold, and what in them is damaged",
+            options: &[CONFIG, JSON],
+        },
+        Command {
+            name: "spool dump",
+            arguments: "",
+            about: "Show every record of the spool, a line each",
+            options: &[CONFIG, JSON],
+        },
+        Command {
+            name: "spool export",
+            arguments: "DIRECTORY",
+            about: "Write what the spool holds of each run into a directory: its output, and how it ended",
+            options: &[CONFIG],
+        },
+        Command {
             name: "job",
             arguments: "NAME [KEY=VALUE…]",
             about: "Run one job here and now, without a hub, and print its result",
@@ -119,11 +138,13 @@ pub const AGENT_CLI: Cli = Cli {
         ("fieldpost-agent key new", "make the key; then accept it at the hub"),
         ("fieldpost-agent check", "before starting: is everything in its place?"),
         ("fieldpost-agent job read-meter bus=2", "try a job by hand"),
+        ("fieldpost-agent spool check", "what waits on disk for the hub, and is it whole?"),
+        ("fieldpost-agent spool export /mnt/stick", "carry results home by hand"),
         ("fieldpost-agent run --config ./agent.toml", "start with another configuration"),
     ],
     exit_codes: &[
         (0, "done"),
-        (1, "the job was run and failed"),
+        (1, "the job was run and failed, or the spool is damaged"),
         (64, "the command line makes no sense"),
         (70, "a bug, or a machine in trouble"),
         (75, "the job took longer than it may"),
@@ -133,6 +154,10 @@ pub const AGENT_CLI: Cli = Cli {
         ("/etc/fieldpost/agent.toml", "the configuration"),
         ("/var/lib/fieldpost/agent.key", "the secret key, mode 0600"),
         ("/var/lib/fieldpost/", "the schedule, and where `file` jobs go on"),
+        (
+            "/var/lib/fieldpost/spool/",
+            "results that wait for the hub, if the configuration says so",
+        ),
         ("/run/fieldpost-agent/", "what a restart of the agent must not forget"),
     ],
     environment: &[
@@ -231,6 +256,27 @@ pub enum Asked {
         /// Whether the result is for programs.
         json: bool,
     },
+    /// `spool check`.
+    SpoolCheck {
+        /// The configuration.
+        config: PathBuf,
+        /// Whether the result is for programs.
+        json: bool,
+    },
+    /// `spool dump`.
+    SpoolDump {
+        /// The configuration.
+        config: PathBuf,
+        /// Whether the result is for programs.
+        json: bool,
+    },
+    /// `spool export`.
+    SpoolExport {
+        /// The configuration.
+        config: PathBuf,
+        /// Where to.
+        directory: PathBuf,
+    },
     /// `--help`.
     Help,
     /// `--version`.
@@ -280,6 +326,17 @@ impl Asked {
             ["key", "new"] => only(&[("force", true)]).map(|()| Self::KeyNew { config, force }),
             ["key", "show"] => only(&[]).map(|()| Self::KeyShow(config)),
             ["key", ..] => Err(Failure::usage("expected `key new` or `key show`")),
+            ["spool", "check"] => {
+                only(&[("json", true)]).map(|()| Self::SpoolCheck { config, json })
+            }
+            ["spool", "dump"] => only(&[("json", true)]).map(|()| Self::SpoolDump { config, json }),
+            ["spool", "export", directory] => {
+                let directory = PathBuf::from(directory);
+                only(&[]).map(|()| Self::SpoolExport { config, directory })
+            }
+            ["spool", ..] => Err(Failure::usage(
+                "expected `spool check`, `spool dump` or `spool export DIRECTORY`",
+            )),
             ["job"] => Err(Failure::usage("expected a job's name: `job NAME [KEY=VALUE…]`")),
             ["job", name, args @ ..] => {
                 only(&[("json", true)])?;
@@ -305,6 +362,9 @@ impl Asked {
             Self::KeyNew { config, force } => key::new(&config, force),
             Self::KeyShow(config) => key::show(&config),
             Self::Job { config, name, args, json } => job::run(&config, &name, &args, json),
+            Self::SpoolCheck { config, json } => spool::check(&config, json),
+            Self::SpoolDump { config, json } => spool::dump(&config, json),
+            Self::SpoolExport { config, directory } => spool::export(&config, &directory),
             Self::Help => say(&AGENT_CLI.to_string()),
             Self::Version => say(&format!("fieldpost-agent {}\n", env!("CARGO_PKG_VERSION"))),
         }
@@ -386,6 +446,12 @@ fn check(path: &std::path::Path) -> Result<(), Failure> {
             eprintln!("warning: job {}: there is no {file} on this machine", job.name);
         }
     }
+    match &config.spool {
+        Some(spool) => check_spool(&spool.path),
+        None => eprintln!(
+            "note: no [outbox] spool: what the hub has not confirmed is lost with the agent"
+        ),
+    }
     say(&format!(
         "{}: good: node {}, {} jobs, {} hubs, key {}\n",
         path.display(),
@@ -394,6 +460,20 @@ fn check(path: &std::path::Path) -> Result<(), Failure> {
         config.hubs.len(),
         key.public
     ))
+}
+
+/// Says what would keep the agent from using the spool's directory.
+fn check_spool(path: &std::path::Path) {
+    let there = path.ancestors().find(|ancestor| ancestor.exists());
+    let wrong = match there {
+        Some(there) if !there.is_dir() => format!("{} is no directory", there.display()),
+        Some(there) => match nix::unistd::access(there, nix::unistd::AccessFlags::W_OK) {
+            Ok(()) => return,
+            Err(errno) => format!("{}: {}", there.display(), errno.desc()),
+        },
+        None => format!("{}: no such directory", path.display()),
+    };
+    eprintln!("warning: [outbox] spool: {wrong}");
 }
 
 #[cfg(test)]
@@ -425,6 +505,7 @@ mod tests {
             ("chek", "did you mean \"check\"?"),
             ("--colour", "--colour"),
             ("key", "`key new` or `key show`"),
+            ("spool", "`spool dump`"),
             ("job", "a job's name"),
             ("job a b", "expected KEY=VALUE"),
             ("check --force", "--force does not go with"),

@@ -16,6 +16,7 @@ use fieldpost_wire::Name;
 use crate::agent::{Reload, Settings, WhenFull};
 use crate::io::sockets::HubAddress;
 use crate::limits;
+use crate::spool::{self, Durability};
 
 mod jobs;
 
@@ -49,19 +50,8 @@ pub struct Config {
 pub struct Spool {
     /// Its directory.
     pub path: PathBuf,
-    /// Its bound, in bytes.
-    pub max: u64,
-    /// What a power cut may take.
-    pub durability: Durability,
-}
-
-/// What a power cut may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Some seconds of results that the hub has not seen.
-    Spill,
-    /// Nothing.
-    Always,
+    /// Its bounds.
+    pub settings: spool::Settings,
 }
 
 impl Config {
@@ -107,6 +97,7 @@ impl Config {
             concurrency: running,
             outbox_bytes: memory,
             when_full,
+            spool: spool.as_ref().map(|spool| spool.settings),
             time_zone,
             grace,
             drain,
@@ -277,8 +268,16 @@ impl Spool {
             )?,
             None => WhenFull::default(),
         };
+        let write_budget = match spool.take("write_budget") {
+            Some(entry) => {
+                let Size(size) = entry.parse(SIZE)?;
+                Some(size)
+            }
+            None => None,
+        };
         spool.finish()?;
-        Ok((Self { path, max, durability }, when_full))
+        let settings = spool::Settings { max, durability, write_budget };
+        Ok((Self { path, settings }, when_full))
     }
 }
 

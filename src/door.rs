@@ -5,6 +5,7 @@ use std::time::Duration;
 use fieldpost_wire::{Attempt, Cause, Exit, Name, OutboxId, RunId, StartId, UnixMillis};
 
 use crate::job::{Args, Job, Kind};
+use crate::spool;
 
 /// The clocks, read together just before the input they come with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +38,10 @@ pub struct Settings {
     pub concurrency: usize,
     /// The outbox' memory, in bytes; at least [`crate::limits::OUTBOX_LEAST`].
     pub outbox_bytes: usize,
-    /// What happens when the outbox is full while the hub is away.
+    /// What happens when the outbox (with its spool) is full while the hub is away.
     pub when_full: WhenFull,
+    /// Where results wait on disk; `None`: in memory only.
+    pub spool: Option<spool::Settings>,
     /// The time zone of cron entries.
     pub time_zone: tz::TimeZone,
     /// From SIGTERM to SIGKILL, for a program whose time is over.
@@ -113,6 +116,8 @@ pub struct Restored<'a> {
     pub journal: &'a [u8],
     /// The schedule's file; `None` if there is none.
     pub schedule: Option<&'a [u8]>,
+    /// What the spool's directory holds; `None` if there is no spool.
+    pub spool: Option<&'a spool::Recovered>,
     /// The kernel's boot id (`/proc/sys/kernel/random/boot_id`): what the journal says of
     /// processes and of the boot clock counts only within the same boot.
     pub boot_id: [u8; 16],
@@ -196,6 +201,8 @@ pub enum Input<'a> {
     Stop,
     /// What is wrong with the node's storage, ≤ 256 B; empty: nothing any more.
     Storage(&'a str),
+    /// Answers [`Output::Spool`].
+    Spooled(spool::Done<'a>),
     /// Time has passed: [`crate::agent::Agent::next_deadline`] came, or the wall clock was set.
     /// Early and repeated ones do nothing.
     Tick,
@@ -276,6 +283,9 @@ pub enum Output<'a> {
     ReplaceJournal(&'a [u8]),
     /// Replace the schedule's file on disk: write another one, fsync, rename, fsync the directory.
     SaveSchedule(&'a [u8]),
+    /// Do this with the spool's files, and answer [`Input::Spooled`] before the next
+    /// [`crate::agent::Agent::poll_output`].
+    Spool(spool::Work<'a>),
     /// Everything that a `file` run reported is durable at the hub: its cursor may move.
     Delivered {
         /// Which run.

@@ -113,7 +113,7 @@ impl EventLoop {
     /// # Errors
     /// libzmq or the kernel refuse to go on.
     pub fn run(mut self) -> Result<(), Failure> {
-        let Config { agent, hubs, spool, .. } = &self.config;
+        let Config { agent, hubs, .. } = &self.config;
         log::info!(
             "fieldpost-agent {}: node {}, {} jobs, {} hubs, the first at {}",
             agent.version,
@@ -122,9 +122,6 @@ impl EventLoop {
             hubs.len(),
             hubs[0].triggers
         );
-        if spool.is_some() {
-            log::info!("this version holds results in memory only: [outbox] spool is not used yet");
-        }
         self.world.borrow_mut().begin();
         let mut turns = 0;
         loop {

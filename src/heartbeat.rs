@@ -37,6 +37,19 @@ impl DropCounts {
         known.and_then(|index| u8::try_from(index).ok()).unwrap_or(u8::MAX)
     }
 
+    /// A job's name in four bytes, as the spool keeps it; 0: no job's.
+    pub(crate) fn hash(&self, job: u8) -> u32 {
+        let name = self.counts.get(usize::from(job));
+        name.map_or(0, |(name, _)| crc32c::crc32c(name.as_bytes()))
+    }
+
+    /// The number of the job whose name has this hash; if there is none, one that counts nothing.
+    pub(crate) fn hashed_number(&self, hash: u32) -> u8 {
+        let is_it = |(name, _): &(Name, u64)| crc32c::crc32c(name.as_bytes()) == hash;
+        let known = self.counts.iter().position(is_it);
+        known.and_then(|index| u8::try_from(index).ok()).unwrap_or(u8::MAX)
+    }
+
     /// Counts reports of a job that were dropped.
     pub(crate) fn add(&mut self, job: u8, count: u64) {
         if let Some((name, total)) = self.counts.get_mut(usize::from(job)) {
@@ -58,6 +71,8 @@ pub(crate) struct Introduction<'a> {
     pub(crate) jobs: &'a [Arc<Job>],
     pub(crate) start: StartId,
     pub(crate) outbox: OutboxId,
+    /// Those of earlier starts whose records may be in the spool.
+    pub(crate) spooled: &'a [OutboxId],
     pub(crate) schedule: ScheduleVersion,
 }
 
@@ -80,7 +95,9 @@ impl Introduction<'_> {
     fn write(&self, partial: bool, lists: &mut [u8], body: &mut [u8]) -> Result<usize, Error> {
         let most = if partial { 0 } else { usize::MAX };
         let (groups_room, lists) = lists.split_at_mut(limits::GROUPS * (limits::NAME + 1));
-        let (outboxes_room, jobs_room) = lists.split_at_mut(16);
+        let (outboxes_room, jobs_room) = lists.split_at_mut(limits::OUTBOXES * 16);
+        let spooled = self.spooled.iter().copied().take(limits::OUTBOXES - 1);
+        let outboxes = std::iter::once(self.outbox).chain(spooled.take(most));
         let groups = self.settings.groups.iter().map(|group| &**group);
         let jobs = self
             .jobs
@@ -94,7 +111,7 @@ impl Introduction<'_> {
             jobs: List::encode(jobs_room, jobs.take(most))?,
             partial,
             schedule: self.schedule,
-            outboxes: List::encode(outboxes_room, [self.outbox])?,
+            outboxes: List::encode(outboxes_room, outboxes)?,
         };
         Report::Hello(hello).encode(None, body).map(<[u8]>::len)
     }
@@ -109,6 +126,7 @@ pub(crate) struct Pulse<'a> {
     pub(crate) queued: usize,
     pub(crate) outbox_records: usize,
     pub(crate) outbox_bytes: usize,
+    pub(crate) spool_bytes: u64,
     pub(crate) drops: &'a DropCounts,
     pub(crate) sent_bytes: u64,
     pub(crate) bad_commands: u64,
@@ -131,7 +149,7 @@ impl Pulse<'_> {
             queued: u32::try_from(self.queued).unwrap_or(u32::MAX),
             outbox_records: self.outbox_records as u64,
             outbox_bytes: self.outbox_bytes as u64,
-            spool_bytes: 0,
+            spool_bytes: self.spool_bytes,
             drops: List::encode(drops_room, self.drops.iter())?,
             sent_bytes: self.sent_bytes,
             written_bytes: self.vitals.written_bytes,

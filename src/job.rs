@@ -43,6 +43,8 @@ pub struct Job {
     pub overlap: Overlap,
     /// What the hub does with a run that an agent's restart cut short.
     pub on_restart: OnRestart,
+    /// Whether its results are spooled even beyond the daily budget of bytes to write.
+    pub durable: bool,
 }
 
 /// What a job does.
@@ -395,6 +397,7 @@ pub(crate) mod tests {
             concurrency: 1,
             overlap: Overlap::Queue,
             on_restart: OnRestart::Lost,
+            durable: false,
         }
     }
 

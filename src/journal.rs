@@ -136,6 +136,13 @@ impl Journal {
     }
 }
 
+/// One record, as it stands in the file.
+pub(crate) fn written(record: &Record<'_>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD);
+    write(record, &mut bytes);
+    bytes
+}
+
 fn write(record: &Record<'_>, to: &mut Vec<u8>) {
     let mut buffer = [0; RECORD];
     let payload = postcard::to_slice(record, &mut buffer).expect("RECORD holds the longest");

@@ -18,4 +18,5 @@ mod push;
 mod result;
 mod run;
 mod schedule;
+pub mod spool;
 mod trigger;

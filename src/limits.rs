@@ -4,13 +4,14 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | outbox: arena 1 MiB, records 8,192 × 40 B | 1,376 KiB |
+//! | outbox: arena 1 MiB, records 8,192 × 48 B | 1,408 KiB |
 //! | known runs: 16,384 × 40 B, index 64 KiB | 704 KiB |
 //! | runs in progress: 4 × (chunk 16 KiB + stderr 4 KiB + arguments 2 KiB) | 88 KiB |
 //! | runs waiting: 64 × (0.2 KiB + arguments 2 KiB) | 141 KiB |
 //! | schedule: body 60 KiB, 64 entries × 0.5 KiB | 92 KiB |
 //! | journal: being written 64 KiB | 64 KiB |
 //! | answers 128 × (64 B + detail 256 B), scratch 2 × 60 KiB | 160 KiB |
+//! | spool: a write 128 KiB, the window 3 × 128 KiB, the index 2 bits a record, a segment being read 128 KiB | 0.9 MiB |
 //! | I/O: what programs write, what built-in jobs write, their JSON (16 KiB each), a stack for starting programs | 80 KiB |
 //!
 //! All of it is untouched, and so takes no memory, until there is that much to hold; what was
@@ -116,6 +117,35 @@ pub const ON_TIME_MS: u64 = 30_000;
 
 /// Due times further back are not looked for: a year and a day.
 pub const CATCH_UP_MS: u64 = 366 * 24 * 60 * 60 * 1000;
+
+/// Most bytes of one of the spool's segments: what is freed at once, and what a damaged file costs
+/// at most.
+pub const SEGMENT: usize = 128 * 1024;
+
+/// Most records of a segment: as many as small reports fill it with.
+pub const SEGMENT_RECORDS: usize = 1024;
+
+/// Segments that are read back at once: enough that the next is under way while the hub commits
+/// the last.
+pub const WINDOW_SEGMENTS: usize = 3;
+
+/// A report that is unacked for so long goes to disk (`spill`): what it promises is 2 s, and
+/// reports of a tenth of a second count as of one age.
+pub const SPILL_AFTER: Duration = Duration::from_millis(1_900);
+
+/// What was written to the spool is synced within this time (`spill`): the promise is 5 s.
+pub const SYNC_AFTER: Duration = Duration::from_millis(4_500);
+
+/// A disk that failed is tried again after this long.
+pub const SPOOL_RETRY: Duration = Duration::from_secs(60);
+
+/// Runs whose output was dropped while their end is to come: four times as many as can be in
+/// progress. Beyond it the oldest is forgotten.
+pub const DROPPED_RUNS: usize = 4 * RUNNING;
+
+/// Runs that are known from the spool at start: the newest, besides those in the journal. Half of
+/// the table of known runs; the other half is for new ones.
+pub const SPOOLED_RUNS: usize = KNOWN_RUNS / 2;
 
 /// How many runs at once an outbox of so many bytes has room for: each needs its reserve and a
 /// chunk being written, in half of the outbox; the other half is for what is not acked yet.

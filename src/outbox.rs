@@ -13,8 +13,8 @@
 //! A record costs what it is long, but [`OUTBOX_RECORD`] at least: so the table of records can't be full
 //! before the arena is. Room can be set aside: for the end of each run that was accepted.
 //!
-//! Nothing here goes to disk. Records that have waited for long would be spooled where
-//! [`Outbox::evict_output`] drops them.
+//! A record that was written to the spool knows where; when memory is needed such records go first
+//! ([`Outbox::let_go`]), and are read back by the spool.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use fieldpost_wire::{Error, OutboxId, Report, Seq, SeqRange, Tag};
 
 use crate::limits::{OUTBOX_RECORD, RESEND, RESEND_DOUBLINGS};
+use crate::spool::Spot;
 
 /// See the module.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ struct Record {
     kind: Kind,
     life: Life,
     owner: Owner,
+    /// Where it is on disk; [`Spot::NONE`]: nowhere.
+    spot: Spot,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,8 @@ pub(crate) struct Owner {
     pub(crate) job: u8,
     /// Whether it matters when all of the run's records are acked.
     pub(crate) tracked: bool,
+    /// Whether it is spooled even beyond the daily budget.
+    pub(crate) durable: bool,
 }
 
 /// Sending unacked records again when their time has come.
@@ -186,6 +191,7 @@ impl Outbox {
             kind,
             life: Life::Unsent,
             owner,
+            spot: Spot::NONE,
         });
         self.last = tag.seq;
         self.tail += len;
@@ -200,9 +206,13 @@ impl Outbox {
         report.encode(Some(tag), &mut self.arena[self.tail..]).map(<[u8]>::len)
     }
 
-    /// Forgets the records of these numbers; `gone` is told of each that lived. An ack may come
-    /// twice, and in any order.
-    pub(crate) fn release(&mut self, range: SeqRange, mut gone: impl FnMut(Kind, Owner)) {
+    /// Forgets the records of these numbers; `gone` is told of each that lived, and where it is on
+    /// disk. An ack may come twice, and in any order.
+    pub(crate) fn release(
+        &mut self,
+        range: SeqRange,
+        mut gone: impl FnMut(Kind, Owner, Option<Spot>),
+    ) {
         let from = self.first + self.records[self.first..].partition_point(|r| r.seq < range.first);
         let mut index = from;
         while let Some(record) = self.records.get(index).copied()
@@ -210,7 +220,7 @@ impl Outbox {
         {
             if record.life != Life::Dead {
                 self.bury(index);
-                gone(record.kind, record.owner);
+                gone(record.kind, record.owner, record.spot.known());
             }
             index += 1;
         }
@@ -305,12 +315,19 @@ impl Outbox {
     }
 
     /// Drops the whole output of one run: the oldest, or the one of `serial`. Gives whose it was
-    /// and how many records. Its `Finished`, if it is here, then says so.
-    pub(crate) fn evict_output(&mut self, serial: Option<u32>) -> Option<(Owner, u64)> {
+    /// and how many records. Its `Finished`, if it is here, then says so. `freed` is told what on
+    /// disk is not true any more.
+    pub(crate) fn evict_output(
+        &mut self,
+        serial: Option<u32>,
+        mut freed: impl FnMut(Spot, Kind),
+    ) -> Option<(Owner, u64)> {
         let oldest = self.records[self.first..].iter().find(|record| {
             record.life != Life::Dead
-                && record.kind == Kind::Chunk
-                && serial.is_none_or(|serial| record.owner.serial == serial)
+                && match serial {
+                    Some(serial) => record.owner.serial == serial,
+                    None => record.kind == Kind::Chunk,
+                }
         });
         let owner = oldest?.owner;
         let mut dropped = 0;
@@ -324,9 +341,15 @@ impl Outbox {
                     self.bury(index);
                     dropped += 1;
                 }
-                // `output_dropped` is the last field, one byte.
-                Kind::Finished => self.arena[record.bytes().end - 1] = 1,
-                Kind::Missed => {}
+                Kind::Finished => {
+                    // `output_dropped` is the last field, one byte.
+                    self.arena[record.bytes().end - 1] = 1;
+                    self.records[index].spot = Spot::NONE;
+                }
+                Kind::Missed => continue,
+            }
+            if let Some(spot) = record.spot.known() {
+                freed(spot, record.kind);
             }
         }
         self.tidy();
@@ -334,7 +357,7 @@ impl Outbox {
     }
 
     /// Drops the oldest record that is not a chunk: the last resort.
-    pub(crate) fn evict_oldest(&mut self) -> Option<(Kind, Owner)> {
+    pub(crate) fn evict_oldest(&mut self) -> Option<(Kind, Owner, Option<Spot>)> {
         let index = (self.first..self.records.len()).find(|&index| {
             let record = &self.records[index];
             record.life != Life::Dead && record.kind != Kind::Chunk
@@ -342,7 +365,74 @@ impl Outbox {
         let record = self.records[index];
         self.bury(index);
         self.tidy();
-        Some((record.kind, record.owner))
+        Some((record.kind, record.owner, record.spot.known()))
+    }
+
+    // ---- the spool ---------------------------------------------------------------------------
+
+    /// What lives and is not on disk, of the numbers beyond `after` up to `upto`.
+    pub(crate) fn unspooled(
+        &self,
+        after: Seq,
+        upto: Seq,
+    ) -> impl Iterator<Item = (Seq, Kind, Owner, &[u8])> {
+        let live = &self.records[self.first..];
+        let from = live.partition_point(|record| record.seq <= after);
+        live[from..]
+            .iter()
+            .take_while(move |record| record.seq <= upto)
+            .filter(|record| record.life != Life::Dead && record.spot == Spot::NONE)
+            .map(|record| (record.seq, record.kind, record.owner, &self.arena[record.bytes()]))
+    }
+
+    /// The record is on disk.
+    pub(crate) fn spooled(&mut self, seq: Seq, spot: Spot) {
+        if let Some(index) = self.index(seq) {
+            self.records[index].spot = spot;
+        }
+    }
+
+    /// The record is elsewhere on disk. Says whether it is here at all.
+    pub(crate) fn moved(&mut self, seq: Seq, from: Spot, to: Spot) -> bool {
+        match self.index(seq) {
+            Some(index) if self.records[index].spot == from => {
+                self.records[index].spot = to;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// What was written to this segment may not be on disk: it counts as not written.
+    pub(crate) fn unspool(&mut self, segment: u32, mut freed: impl FnMut(Spot, Kind)) {
+        for record in &mut self.records[self.first..] {
+            if record.life != Life::Dead && record.spot.segment == segment {
+                freed(std::mem::replace(&mut record.spot, Spot::NONE), record.kind);
+            }
+        }
+    }
+
+    /// Forgets the oldest records that are on disk, until so many bytes are free. `gone` is told of
+    /// each.
+    pub(crate) fn let_go(&mut self, bytes: usize, mut gone: impl FnMut(Kind, Owner, Spot)) {
+        let mut index = self.first;
+        while self.free() < bytes
+            && let Some(record) = self.records.get(index).copied()
+        {
+            if record.life != Life::Dead
+                && let Some(spot) = record.spot.known()
+            {
+                self.bury(index);
+                gone(record.kind, record.owner, spot);
+            }
+            index += 1;
+        }
+        self.tidy();
+    }
+
+    /// The number of the last record that was appended.
+    pub(crate) fn last(&self) -> Seq {
+        self.last
     }
 
     /// This outbox.
@@ -353,6 +443,12 @@ impl Outbox {
     /// Bytes that can be appended beyond what is set aside.
     pub(crate) fn free(&self) -> usize {
         self.arena.len().saturating_sub(self.cost + self.reserved)
+    }
+
+    /// Whether output could be dropped.
+    pub(crate) fn has_output(&self) -> bool {
+        let live = &self.records[self.first..];
+        live.iter().any(|record| record.life != Life::Dead && record.kind == Kind::Chunk)
     }
 
     /// How many bytes it can hold.
@@ -472,7 +568,7 @@ mod tests {
     use crate::limits::OUTBOX_LEAST;
 
     const fn owner(serial: u32) -> Owner {
-        Owner { serial, known: 0, job: 0, tracked: false }
+        Owner { serial, known: 0, job: 0, tracked: false, durable: false }
     }
 
     fn missed(count: u64) -> Report<'static> {
@@ -504,7 +600,7 @@ mod tests {
 
     fn ack(outbox: &mut Outbox, first: u64, last: u64) -> usize {
         let mut gone = 0;
-        outbox.release(SeqRange { first: Seq(first), last: Seq(last) }, |_, _| gone += 1);
+        outbox.release(SeqRange { first: Seq(first), last: Seq(last) }, |_, _, _| gone += 1);
         gone
     }
 
@@ -606,6 +702,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_disk_goes_from_memory_oldest_first_and_keeps_its_number() {
+        let mut outbox = filled(4);
+        let spot = |index| Spot { segment: 3, index };
+        outbox.spooled(Seq(1), spot(0));
+        outbox.spooled(Seq(3), spot(1));
+        let left: Vec<u64> = outbox.unspooled(Seq(1), Seq(3)).map(|(seq, ..)| seq.0).collect();
+        assert_eq!(left, [2]);
+        let free = outbox.free();
+        let mut gone = Vec::new();
+        outbox.let_go(free + 1, |_, _, spot| gone.push(spot));
+        assert_eq!(gone, [spot(0)]);
+        outbox.unspool(3, |spot, _| gone.push(spot));
+        assert_eq!(gone, [spot(0), spot(1)]);
+        outbox.let_go(usize::MAX, |_, _, _| panic!("nothing is on disk"));
+        assert_eq!(drain(&mut outbox, s(0)), [2, 3, 4]);
+    }
+
+    #[test]
     fn the_oldest_output_goes_whole_and_its_result_says_so() {
         use fieldpost_wire::{Cause, Clock, Exit, Finished, Status};
         let finished = |output_dropped| {
@@ -636,14 +750,18 @@ mod tests {
             outbox.append(&chunk(index, b"x"), owner(serial), Kind::Chunk).unwrap();
         }
         outbox.append(&finished(false), owner(1), Kind::Finished).unwrap();
-        assert_eq!(outbox.evict_output(None), Some((owner(1), 2)));
+        outbox.spooled(Seq(5), Spot { segment: 1, index: 0 });
+        let mut freed = 0;
+        assert_eq!(outbox.evict_output(None, |_, _| freed += 1), Some((owner(1), 2)));
+        assert_eq!(freed, 1, "what is on disk says that the output is there");
         assert_eq!(outbox.len(), 3);
         let body = outbox.body(Seq(5)).unwrap();
         assert_eq!(Report::decode(body).unwrap().1, finished(true));
-        assert_eq!(outbox.evict_output(Some(1)), None);
-        assert_eq!(outbox.evict_output(None), Some((owner(2), 1)));
-        assert_eq!(outbox.evict_oldest(), Some((Kind::Missed, owner(0))));
-        assert_eq!(outbox.evict_oldest(), Some((Kind::Finished, owner(1))));
+        assert_eq!(outbox.evict_output(Some(1), |_, _| {}), Some((owner(1), 0)));
+        assert_eq!(outbox.evict_output(None, |_, _| {}), Some((owner(2), 1)));
+        assert_eq!(outbox.evict_output(Some(2), |_, _| {}), None);
+        assert_eq!(outbox.evict_oldest(), Some((Kind::Missed, owner(0), None)));
+        assert_eq!(outbox.evict_oldest(), Some((Kind::Finished, owner(1), None)));
         assert_eq!(outbox.evict_oldest(), None);
     }
 }

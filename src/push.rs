@@ -10,6 +10,7 @@ use fieldpost_wire::{Attempt, Reason, RunId, Seq};
 
 use crate::door::Vitals;
 use crate::limits::ANSWERS;
+use crate::spool::Spot;
 
 /// Where lists are encoded, and where the report that holds them is: the largest is a heartbeat
 /// with an error of 256 B for each of 64 entries, and drops of 64 jobs.
@@ -56,6 +57,8 @@ pub(crate) enum Offered {
     Answer,
     Heartbeat,
     Record(Seq),
+    /// A record that was read back from the spool.
+    Spooled(Spot),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

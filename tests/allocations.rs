@@ -52,6 +52,7 @@ fn settings() -> Settings {
         concurrency: 1,
         overlap: Overlap::Queue,
         on_restart: OnRestart::Lost,
+        durable: false,
     };
     Settings {
         node: "gw-017".parse().unwrap(),
@@ -62,6 +63,7 @@ fn settings() -> Settings {
         concurrency: 4,
         outbox_bytes: 1 << 20,
         when_full: WhenFull::DropOldest,
+        spool: None,
         time_zone: tz::TimeZone::utc(),
         grace: Duration::from_secs(5),
         drain: Duration::from_secs(10),

@@ -7,6 +7,7 @@ use fieldpost_wire::{
     Welcome,
 };
 
+use super::spooling::of_outbox;
 use super::{Agent, Save, Stage, Status};
 use crate::job::Kind;
 use crate::journal::Record;
@@ -82,6 +83,9 @@ impl Agent {
                     return;
                 }
                 self.outbox.send_all_again();
+                if let Some(spool) = &mut self.spool {
+                    spool.window.send_all_again();
+                }
             }
         }
         if first {
@@ -231,20 +235,28 @@ impl Agent {
     }
 
     fn ack(&mut self, ack: &Ack<'_>) {
+        self.acked_at = self.now.boot;
+        self.ack_spooled(ack);
         if ack.outbox != self.outbox.id() {
             return;
         }
-        self.acked_at = self.now.boot;
-        let Self { outbox, known, journal, delivered, .. } = self;
+        let Self { outbox, known, journal, delivered, spool, .. } = self;
         let mut tracked: heapless::Vec<outbox::Owner, 16> = heapless::Vec::new();
         for range in ack.ranges.iter() {
-            outbox.release(range, |kind, owner| {
+            outbox.release(range, |kind, owner, spot| {
+                if let (Some(spool), Some(spot)) = (spool.as_mut(), spot) {
+                    spool.release(spot, of_outbox(kind));
+                }
                 if kind == outbox::Kind::Finished
                     && let Some(entry) = known.get(Place(owner.known)).copied()
                     && entry.serial == owner.serial
                 {
                     known.set(Place(owner.known), owner.serial, State::Settled);
                     journal.push(&Record::Settled { run: entry.run, attempt: entry.attempt });
+                    if let Some(spool) = spool {
+                        spool.settle(entry.run, entry.attempt);
+                        spool.forget_dropped(entry.run, entry.attempt);
+                    }
                 }
                 if owner.tracked && !tracked.contains(&owner) && tracked.push(owner).is_err() {
                     log::debug!("more file runs acked at once than are followed");
@@ -259,6 +271,29 @@ impl Agent {
             {
                 delivered.push_back((entry.run, entry.attempt));
             }
+        }
+    }
+
+    /// Acks of what was read back from the spool.
+    fn ack_spooled(&mut self, ack: &Ack<'_>) {
+        let Self { spool: Some(spool), known, journal, delivered, .. } = self else { return };
+        for range in ack.ranges.iter() {
+            spool.acked(ack.outbox, range, |acked| {
+                if acked.kind != crate::spool::segment::Kind::Finished {
+                    return;
+                }
+                let (run, attempt) = (acked.run, acked.attempt);
+                if let Some(place) = known.find(run, attempt)
+                    && let Some(serial) = known.get(place).map(|entry| entry.serial)
+                {
+                    known.set(place, serial, State::Settled);
+                    journal.push(&Record::Settled { run, attempt });
+                }
+                // The hub acks the end of a run only when it has all of its output.
+                if acked.tracked {
+                    delivered.push_back((run, attempt));
+                }
+            });
         }
     }
 

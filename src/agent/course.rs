@@ -8,6 +8,7 @@ use fieldpost_wire::{
     Status as RunStatus, UnixMillis, limits::STDERR_TAIL,
 };
 
+use super::spooling::of_outbox;
 use super::{Agent, Slot, Stage, Usage, WhenFull};
 use crate::job::{Args, Job, Kind};
 use crate::journal::{Record, Took};
@@ -140,7 +141,7 @@ impl Agent {
         let Some(entry) = self.schedule.entry(index) else { return };
         let job = self.drops.known_number(entry.job);
         let missed = Missed { entry: entry.id, from, to, count };
-        let owner = Owner { serial: 0, known: Place::NONE.0, job, tracked: false };
+        let owner = Owner { serial: 0, known: Place::NONE.0, job, tracked: false, durable: false };
         let mut appended = self.outbox.append(&Report::Missed(missed), owner, outbox::Kind::Missed);
         if appended == Err(Full) && self.make_room(RESERVED_WAITING) {
             let Some(entry) = self.schedule.entry(index) else { return };
@@ -221,6 +222,13 @@ impl Agent {
                 room.stream.flushed();
                 return true;
             }
+            if self.is_away() && self.spool_takes_output() {
+                self.let_go(CHUNK_RECORD);
+                if self.outbox.free() < CHUNK_RECORD {
+                    return false; // the spool will make room
+                }
+                continue;
+            }
             // If that drops this very output, the chunk is gone and the loop ends.
             if !self.make_room(CHUNK_RECORD) {
                 if !self.is_away() {
@@ -250,11 +258,11 @@ impl Agent {
     }
 
     /// Keeps room for a chunk of each run whose output is read: where there is none, reading
-    /// stops, and goes on when a good part of the outbox is free again. While the hub is away
-    /// nothing stops: then the drop policy makes room.
+    /// stops, and goes on when a good part of the outbox is free again. While the hub is away the
+    /// spool makes room; where that can't, nothing stops, and the drop policy makes room.
     pub(super) fn balance(&mut self) {
         let now = self.now.boot;
-        let up = !self.is_away();
+        let up = !self.is_away() || self.spool_takes_output();
         let mut reading = self.runs.in_progress().filter(|(_, active)| active.is_read()).count();
         for slot in self.runs.slots() {
             let Some(active) = self.runs.active(slot) else { continue };
@@ -308,7 +316,8 @@ impl Agent {
             peak_rss_kib: end.usage.peak_rss_kib,
             cpu_us: end.usage.cpu_us,
             truncated: stream.truncated,
-            output_dropped: stream.dropped,
+            output_dropped: stream.dropped
+                || self.spool.as_ref().is_some_and(|spool| spool.is_dropped(id, attempt)),
         };
         if has_process {
             self.journal.push(&Record::Ended { run: id, attempt });
@@ -356,14 +365,23 @@ impl Agent {
     /// While it is there acks make room. Says whether there is room.
     pub(super) fn make_room(&mut self, bytes: usize) -> bool {
         while self.outbox.free() < bytes {
-            if !self.is_away() || self.settings.when_full == WhenFull::RefuseNew {
+            if !self.is_away() {
                 return false;
             }
-            if let Some((owner, count)) = self.outbox.evict_output(None) {
-                self.drops.add(owner.job, count);
-                self.stop_output(owner.serial);
-            } else if let Some((kind, owner)) = self.outbox.evict_oldest() {
+            self.let_go(bytes);
+            if self.outbox.free() >= bytes {
+                return true;
+            }
+            if self.settings.when_full == WhenFull::RefuseNew {
+                return false;
+            }
+            if self.outbox.has_output() {
+                self.evict(None);
+            } else if let Some((kind, owner, spot)) = self.outbox.evict_oldest() {
                 self.drops.add(owner.job, 1);
+                if let (Some(spool), Some(spot)) = (&mut self.spool, spot) {
+                    spool.release(spot, of_outbox(kind));
+                }
                 if kind == outbox::Kind::Finished {
                     self.known.set(Place(owner.known), owner.serial, State::Settled);
                 }
@@ -377,13 +395,14 @@ impl Agent {
     fn drop_output_of(&mut self, slot: Slot) {
         let Some(active) = self.runs.active(slot) else { return };
         let owner = owner(&active.run, &self.drops);
-        let count = self.outbox.evict_output(Some(owner.serial)).map_or(0, |(_, count)| count);
-        self.drops.add(owner.job, count + 1);
-        self.stop_output(owner.serial);
+        self.drops.add(owner.job, 1);
+        if !self.evict(Some(owner.serial)) {
+            self.mark_dropped(owner);
+        }
     }
 
     /// No more output of this run is wanted.
-    fn stop_output(&mut self, serial: u32) {
+    pub(super) fn stop_output(&mut self, serial: u32) {
         let slot = self.runs.in_progress().find(|(_, active)| active.run.serial == serial);
         if let Some(slot) = slot.map(|(slot, _)| slot)
             && let Some(room) = self.runs.room(slot)
@@ -395,6 +414,9 @@ impl Agent {
     pub(super) fn journal_took(&mut self, run: &Run) {
         let took = took(run, self.started_now());
         self.journal.push(&Record::Took(took));
+        if let Some(spool) = self.spool.as_mut().filter(|spool| spool.keeps_accepted()) {
+            spool.take(run.id, run.attempt, crate::journal::written(&Record::Took(took)));
+        }
     }
 
     pub(super) fn started_now(&self) -> Started {
@@ -413,6 +435,7 @@ fn no_job(name: fieldpost_wire::Name) -> Arc<Job> {
         concurrency: 1,
         overlap: Overlap::Queue,
         on_restart: crate::job::OnRestart::Lost,
+        durable: false,
     })
 }
 
@@ -463,6 +486,7 @@ fn owner(run: &Run, drops: &crate::heartbeat::DropCounts) -> Owner {
         known: run.place.0,
         job: drops.known_number(&run.job.name),
         tracked: matches!(run.job.kind, Kind::File { .. }),
+        durable: run.job.durable,
     }
 }
 

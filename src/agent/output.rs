@@ -2,10 +2,12 @@
 
 use fieldpost_wire::{Report, RunState, State as StateReport};
 
+use super::spooling::storage_trouble;
 use super::{Agent, Output, Save, Stage, Status};
 use crate::heartbeat::{Introduction, Pulse};
 use crate::link::Sockets;
 use crate::push::{Answer, Offered, What};
+use crate::spool::Spool;
 use crate::trigger::State;
 
 impl Agent {
@@ -22,6 +24,10 @@ impl Agent {
             return self.journal.poll().map(|(replaces, bytes)| {
                 if replaces { Output::ReplaceJournal(bytes) } else { Output::AppendJournal(bytes) }
             });
+        }
+        // Before anything that must not happen unless it is on disk.
+        if self.prepare_spool() {
+            return self.spool.as_ref().and_then(Spool::work).map(Output::Spool);
         }
         if self.save != Save::No {
             self.schedule.save(self.save == Save::Clean, &mut self.file);
@@ -63,6 +69,9 @@ impl Agent {
             self.push.offer(offered, len);
             return match offered {
                 Offered::Record(seq) => self.outbox.body(seq).map(Output::Send),
+                Offered::Spooled(spot) => {
+                    self.spool.as_ref().and_then(|spool| spool.window.body(spot)).map(Output::Send)
+                }
                 Offered::Hello | Offered::Answer | Offered::Heartbeat => {
                     Some(Output::Send(self.push.encoded(len)))
                 }
@@ -96,9 +105,17 @@ impl Agent {
         if self.identity.bugs.no_resend && self.outbox.next_deadline() <= Some(self.now.boot) {
             self.outbox.give_up_resending();
         }
-        let seq = self.outbox.next(self.now.boot)?;
-        let len = self.outbox.body(seq)?.len();
-        Some((Offered::Record(seq), len))
+        // What is live first, then what waited on disk.
+        if let Some(seq) = self.outbox.next(self.now.boot)
+            && self.spool.as_ref().is_none_or(|spool| spool.may_send(seq))
+        {
+            let len = self.outbox.body(seq)?.len();
+            return Some((Offered::Record(seq), len));
+        }
+        let window = &mut self.spool.as_mut()?.window;
+        let spot = window.next(self.now.boot)?;
+        let len = window.body(spot)?.len();
+        Some((Offered::Spooled(spot), len))
     }
 
     fn prepare_hello(&mut self) -> Option<(Offered, usize)> {
@@ -107,6 +124,7 @@ impl Agent {
             jobs: &self.jobs,
             start: self.identity.start,
             outbox: self.identity.outbox,
+            spooled: self.spool.as_ref().map_or(&[], Spool::outboxes),
             schedule: self.schedule.version(),
         };
         let (lists, body) = self.push.scratch();
@@ -205,10 +223,11 @@ impl Agent {
             queued: self.runs.waiting.len(),
             outbox_records: self.outbox.len(),
             outbox_bytes: self.outbox.bytes(),
+            spool_bytes: self.spool.as_ref().map_or(0, Spool::bytes),
             drops: &self.drops,
             sent_bytes: self.push.sent_bytes,
             bad_commands: self.bad_commands,
-            storage: &self.storage,
+            storage: storage_trouble(&self.storage, self.spool.as_ref()),
             clock: self.clock(),
         };
         let (lists, body) = self.push.scratch();

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use fieldpost_wire::limits::DEADLINE_AHEAD_MS;
 use fieldpost_wire::{
     Attempt, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
 };
@@ -16,11 +17,14 @@ use crate::outbox::{Outbox, Owner};
 use crate::push::Push;
 use crate::run::Runs;
 use crate::schedule::Schedule;
+use crate::spool::Spool;
 use crate::trigger::{KnownRuns, State};
 
 /// What the journal says of one run.
 enum Past<'a> {
     Took(Took<'a>),
+    /// Its end is in the spool.
+    Coming(UnixMillis),
     Settled(Took<'a>),
     Tombstone(UnixMillis),
 }
@@ -41,6 +45,7 @@ impl Agent {
             known: KnownRuns::new(rng.u64(..)),
             runs: Runs::new(slots, settings.grace),
             outbox: Outbox::new(identity.outbox, outbox_bytes),
+            spool: settings.spool.map(|settings| Spool::new(settings, restored.spool, now.boot)),
             push: Push::new(),
             journal: Journal::new(),
             schedule: Schedule::new(settings.node.clone(), settings.time_zone.clone(), now),
@@ -121,6 +126,7 @@ impl Agent {
         if records.lost > 0 {
             log::warn!("{} bytes of the journal are damaged", records.lost);
         }
+        self.restore_spooled(restored, &mut past, &mut order);
         self.leftovers = processes.into_values().take(LEFTOVERS).collect();
         self.leftovers.sort_unstable();
         #[cfg(feature = "planted-bugs")]
@@ -136,9 +142,47 @@ impl Agent {
         }
     }
 
+    /// What the spool says of runs: which were accepted, and whose end is on its way.
+    fn restore_spooled<'a>(
+        &mut self,
+        restored: &Restored<'a>,
+        past: &mut HashMap<(RunId, Attempt), Past<'a>>,
+        order: &mut Vec<(RunId, Attempt)>,
+    ) {
+        let (Some(spool), Some(files)) = (restored.spool, &mut self.spool) else { return };
+        for (run, attempt, _, record) in &spool.took {
+            let key = (*run, *attempt);
+            let settled = matches!(past.get(&key), Some(Past::Settled(_) | Past::Tombstone(_)));
+            if settled || spool.finished.contains(&key) {
+                files.settle(*run, *attempt);
+                continue;
+            }
+            if let Some(Record::Took(took)) = journal::read(record).next() {
+                past.entry((*run, *attempt)).or_insert_with(|| {
+                    order.push((*run, *attempt));
+                    Past::Took(took)
+                });
+            }
+        }
+        for &key in &spool.finished {
+            let deadline = match past.get(&key) {
+                // The journal's word is the later one.
+                Some(Past::Settled(_) | Past::Tombstone(_) | Past::Coming(_)) => continue,
+                Some(Past::Took(took)) => took.deadline,
+                None => {
+                    order.push(key);
+                    // Its deadline is not in the spool; the hub allows no later one than this.
+                    key.0.time().plus_ms(DEADLINE_AHEAD_MS)
+                }
+            };
+            past.insert(key, Past::Coming(deadline));
+        }
+    }
+
     fn recall_run(&mut self, run: RunId, attempt: Attempt, past: &Past<'_>) {
         let (deadline, state) = match past {
             Past::Took(took) => (took.deadline, State::Coming),
+            Past::Coming(deadline) => (*deadline, State::Coming),
             // Nobody triggers a scheduled run again.
             Past::Settled(took) if took.deadline.0 == 0 => return,
             Past::Settled(took) => (took.deadline, State::Settled),
@@ -168,7 +212,10 @@ impl Agent {
             truncated: false,
             output_dropped: false,
         };
-        self.append_finished(&finished, Owner { serial, known: place.0, job, tracked: false });
+        self.append_finished(
+            &finished,
+            Owner { serial, known: place.0, job, tracked: false, durable: true },
+        );
     }
 
     /// Writes down how far the schedule's entries were dealt with.

@@ -9,6 +9,9 @@ use fieldpost_wire::{
 };
 
 use super::*;
+use crate::spool::{Done, Recovered, Work};
+
+mod spooling;
 use crate::job::tests::{job, program};
 use crate::job::{ArgSpec, Kind, Pattern};
 
@@ -56,6 +59,67 @@ struct World {
     schedule: Option<Vec<u8>>,
     started: Vec<Slot>,
     exited: bool,
+    disk: Disk,
+}
+
+/// The spool's directory.
+#[derive(Default, Clone)]
+struct Disk {
+    files: std::collections::BTreeMap<u32, Vec<u8>>,
+    /// What of each file a power cut can't take.
+    synced: std::collections::BTreeMap<u32, usize>,
+    written: usize,
+    most: usize,
+    fails: bool,
+}
+
+impl Disk {
+    fn perform(&mut self, work: Work<'_>, answer: impl FnOnce(Done<'_>)) {
+        let writes = !matches!(work, Work::Read { .. });
+        if self.fails && writes {
+            return answer(Done::Failed("No space left on device"));
+        }
+        match work {
+            Work::Append { segment, at, bytes } => {
+                let file = self.files.entry(segment).or_default();
+                assert_eq!(file.len(), at as usize, "segments are appended to");
+                file.extend_from_slice(bytes);
+                self.written += bytes.len();
+            }
+            Work::Sync { segment } => {
+                self.synced.insert(segment, self.files[&segment].len());
+            }
+            Work::Delete { segment } | Work::SetAside { segment } => {
+                self.files.remove(&segment).unwrap();
+                self.synced.remove(&segment);
+            }
+            Work::Read { segment } => return answer(Done::Read(&self.files[&segment])),
+        }
+        self.most = self.most.max(self.bytes());
+        answer(Done::Well);
+    }
+
+    fn bytes(&self) -> usize {
+        self.files.values().map(Vec::len).sum()
+    }
+
+    fn recover(&mut self, journal: &[u8]) -> Recovered {
+        let mut recovered = Recovered::new(journal);
+        for (number, bytes) in &mut self.files {
+            let verdict = recovered.add(*number, bytes);
+            bytes.truncate(verdict.keep);
+        }
+        recovered
+    }
+
+    /// What was not synced is gone.
+    fn cut_power(&mut self) {
+        let synced = &self.synced;
+        self.files.retain(|number, bytes| {
+            bytes.truncate(synced.get(number).copied().unwrap_or(0));
+            !bytes.is_empty()
+        });
+    }
 }
 
 fn settings(jobs: Vec<Job>) -> Settings {
@@ -68,6 +132,7 @@ fn settings(jobs: Vec<Job>) -> Settings {
         concurrency: 2,
         outbox_bytes: 256 * 1024,
         when_full: WhenFull::DropOldest,
+        spool: None,
         time_zone: tz::TimeZone::utc(),
         grace: Duration::from_secs(5),
         drain: Duration::from_secs(10),
@@ -92,7 +157,8 @@ fn run(n: u8) -> RunId {
 impl World {
     /// An agent that was just started.
     fn fresh(settings: Settings) -> Self {
-        Self::restarted(settings, identity(7), &[], None, Duration::from_secs(100))
+        let boot = Duration::from_secs(100);
+        Self::restarted(settings, identity(7), &[], None, boot, Disk::default())
     }
 
     fn restarted(
@@ -101,10 +167,13 @@ impl World {
         journal: &[u8],
         schedule: Option<&[u8]>,
         boot: Duration,
+        mut disk: Disk,
     ) -> Self {
+        let recovered = disk.recover(journal);
+        let spool = settings.spool.map(|_| &recovered);
         let wall = UnixMillis(EPOCH + boot.as_millis() as u64);
         let now = Now { boot, wall, synchronised: true };
-        let restored = Restored { journal, schedule, boot_id: [5; 16] };
+        let restored = Restored { journal, schedule, spool, boot_id: [5; 16] };
         let mut world = Self {
             agent: Agent::new(settings, restored, identity, now),
             boot,
@@ -118,6 +187,7 @@ impl World {
             schedule: schedule.map(<[u8]>::to_vec),
             started: Vec::new(),
             exited: false,
+            disk,
         };
         world.drain();
         world
@@ -242,6 +312,26 @@ impl World {
                     self.journal = bytes.to_vec();
                     continue;
                 }
+                Some(Output::Spool(work)) => {
+                    let mut answer = Vec::new();
+                    let mut failed = false;
+                    let mut read = false;
+                    self.disk.perform(work, |done| match done {
+                        Done::Well => {}
+                        Done::Failed(_) => failed = true,
+                        Done::Read(bytes) => {
+                            read = true;
+                            answer.extend_from_slice(bytes);
+                        }
+                    });
+                    let done = match (failed, read) {
+                        (true, _) => Done::Failed("No space left on device"),
+                        (_, true) => Done::Read(&answer),
+                        (false, false) => Done::Well,
+                    };
+                    self.agent.handle(self.now(), Input::Spooled(done));
+                    continue;
+                }
                 Some(Output::SaveSchedule(bytes)) => {
                     self.schedule = Some(bytes.to_vec());
                     "save".into()
@@ -279,7 +369,8 @@ impl World {
     fn killed(self, identity: Identity) -> Self {
         let settings = Settings { jobs: jobs(), ..self.agent.settings.clone() };
         let boot = self.boot + Duration::from_secs(1);
-        Self::restarted(settings, identity, &self.journal, self.schedule.as_deref(), boot)
+        let (journal, schedule) = (&self.journal, self.schedule.as_deref());
+        Self::restarted(settings, identity, journal, schedule, boot, self.disk)
     }
 
     fn finished(&self) -> Vec<End> {
@@ -931,7 +1022,14 @@ fn garbage_is_counted_and_changes_nothing() {
     assert_eq!(world.agent.bad_commands, 200);
     let journal: Vec<u8> = (0..5000).map(|_| rng.u8(..)).collect();
     let boot = Duration::from_secs(5);
-    World::restarted(settings(jobs()), identity(1), &journal, Some(&journal), boot);
+    World::restarted(
+        settings(jobs()),
+        identity(1),
+        &journal,
+        Some(&journal),
+        boot,
+        Disk::default(),
+    );
 }
 
 #[test]

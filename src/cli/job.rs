@@ -339,7 +339,7 @@ impl Outcome {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     system::quoted(&mut json, text).expect("a String takes everything");
     json

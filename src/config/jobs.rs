@@ -83,8 +83,12 @@ fn job(name: Name, mut section: Section<'_, '_>) -> Result<Job, Problem> {
         Some(entry) => word(entry, &[("lost", OnRestart::Lost), ("rerun", OnRestart::Rerun)])?,
         None => OnRestart::default(),
     };
+    let durable = match section.take("durable") {
+        Some(entry) => entry.flag()?,
+        None => false,
+    };
     section.finish()?;
-    Ok(Job { name, kind, args, timeout, max_output, concurrency, overlap, on_restart })
+    Ok(Job { name, kind, args, timeout, max_output, concurrency, overlap, on_restart, durable })
 }
 
 fn program(

@@ -25,11 +25,13 @@ use crate::io::notify::Manager;
 use crate::io::program::{self, Children, Program, Spawner};
 use crate::io::reactor::{Pulse, Pulses};
 use crate::io::sockets::{HubAddress, Link};
+use crate::io::spool::{Files, Outcome};
 use crate::io::storage::{self, Left, Storage};
 use crate::io::system::{self, Json};
 use crate::io::{orphans, tail};
 use crate::job::Kind;
 use crate::limits::{READ, RUNNING, TEXT};
+use crate::spool::Done;
 
 /// A short text for people, cut where its room ends.
 pub(super) type Text = heapless::String<TEXT>;
@@ -46,6 +48,7 @@ pub(super) struct World {
     json: Box<Json>,
     cursors: Cursors,
     storage: Storage,
+    spool: Option<Files>,
     /// What is wrong with the storage, as the core was told.
     trouble: Text,
     spawner: Spawner,
@@ -84,9 +87,12 @@ impl World {
         let identity =
             Identity::new(StartId(random()?), OutboxId(random()?), u64::from_ne_bytes(random()?));
         let Left { journal, schedule, cursors } = storage.left();
+        let mut spool = config.spool.as_ref().map(|spool| Files::new(&spool.path));
+        let recovered = spool.as_mut().map(|spool| spool.recover(&journal));
         let restored = Restored {
             journal: &journal,
             schedule: schedule.as_deref(),
+            spool: recovered.as_ref(),
             boot_id: storage::boot_id(),
         };
         let clock = Clock::default();
@@ -102,6 +108,7 @@ impl World {
                 json: Box::default(),
                 cursors: Cursors::parse(&cursors),
                 storage,
+                spool,
                 trouble: Text::new(),
                 spawner,
                 executor: Rc::downgrade(executor),
@@ -262,6 +269,19 @@ impl World {
                     Output::SaveSchedule(bytes) => {
                         Answer::Stored("the schedule", self.storage.save_schedule(bytes))
                     }
+                    Output::Spool(work) => {
+                        // The core asks for nothing of a spool that there isn't.
+                        let Some(files) = &mut self.spool else { continue };
+                        let outcome = files.perform(work);
+                        let why = outcome.as_ref().err().map(|error| text(format_args!("{error}")));
+                        let done = match (&outcome, &why) {
+                            (Ok(Outcome::Read(bytes)), _) => Done::Read(bytes),
+                            (_, Some(why)) => Done::Failed(why),
+                            (Ok(Outcome::Well) | Err(_), None) => Done::Well,
+                        };
+                        self.agent.handle(self.clock.now(), Input::Spooled(done));
+                        Answer::Nothing
+                    }
                     Output::Delivered { run, attempt } => {
                         if self.cursors.was_delivered(run, attempt) {
                             let stored = keep_cursors(&mut self.storage, &mut self.cursors);
@@ -304,7 +324,9 @@ impl World {
             Answer::Start(slot) => self.start(slot),
             Answer::Stored(what, result) => self.stored(what, result),
             Answer::Vitals => {
-                let vitals = Vitals { written_bytes: self.storage.written(), ..system::vitals() };
+                let spooled = self.spool.as_ref().map_or(0, Files::written);
+                let written_bytes = self.storage.written() + spooled;
+                let vitals = Vitals { written_bytes, ..system::vitals() };
                 self.agent.handle(self.clock.now(), Input::Vitals(vitals));
             }
         }

@@ -10,6 +10,7 @@ pub mod program;
 pub mod reactor;
 pub mod signals;
 pub mod sockets;
+pub mod spool;
 pub mod storage;
 pub mod system;
 pub mod tail;

@@ -5,7 +5,10 @@ use std::fmt;
 
 use fieldpost_hub::store::memory::Memory;
 use fieldpost_hub::store::{Batch, Change, NodeId, Outcome, Record, ResultRecord, Source};
+
 use fieldpost_wire::{Ack, Attempt, OutboxId, Report, RunId, Tag};
+
+use crate::world::Time;
 
 /// Which execution of which run on which node.
 pub type Execution = (usize, RunId, Attempt);
@@ -44,6 +47,12 @@ pub struct Ledger {
     sent: BTreeMap<(OutboxId, u64), (usize, Sent)>,
     /// Results that an agent gave: what must be in the store at the end.
     given: BTreeMap<Execution, Given>,
+    /// Programs that ended, and when: their result must be in the store at the end.
+    ended: BTreeMap<Execution, Time>,
+    /// What a power cut took, or may have: it leaves no trace, and may run again.
+    taken: BTreeSet<Execution>,
+    /// Nodes whose disk did not take what it was given.
+    disk_failed: BTreeSet<usize>,
     /// Executions whose node said that the result is coming.
     coming: BTreeSet<Execution>,
     /// What was committed.
@@ -81,7 +90,7 @@ impl Ledger {
         let count = self.executed.entry(execution).or_default();
         *count += 1;
         let count = *count;
-        if count > 1 {
+        if count > 1 && !self.taken.contains(&execution) {
             self.complain(format!("{execution:?} is executed {count} times"));
         }
     }
@@ -114,8 +123,32 @@ impl Ledger {
         self.coming.insert(execution);
     }
 
-    /// An agent is killed: what it holds unacked may be lost.
-    pub fn killed(&mut self, node: usize) {
+    /// A program ended, and its agent heard of it.
+    pub fn ended(&mut self, execution: Execution, time: Time) {
+        self.ended.insert(execution, time);
+    }
+
+    /// A node's disk does not take everything: what it holds unacked may be lost with it.
+    pub fn disk_fails(&mut self, node: usize) {
+        self.disk_failed.insert(node);
+    }
+
+    /// The power of a node was cut, and its agent was [`Ledger::killed`].
+    pub fn power_cut(&mut self, node: usize, always: bool) {
+        let Self { ended, taken, executed, disk_failed, coming, .. } = self;
+        if always && !disk_failed.contains(&node) {
+            return;
+        }
+        taken.extend(executed.keys().filter(|e| e.0 == node && !ended.contains_key(e)));
+        // What was safe may run again too: that it was accepted is known from its end only, and
+        // that may have been acked, with the trigger still under way.
+        coming.retain(|execution| execution.0 != node || ended.contains_key(execution));
+    }
+
+    /// An agent is killed: what it holds unacked may be lost, if it came in the last `kept`.
+    pub fn killed(&mut self, node: usize, time: Time, kept: Time) {
+        let failed = self.disk_failed.contains(&node);
+        self.ended.retain(|execution, at| execution.0 != node || (!failed && *at + kept <= time));
         let unacked: BTreeSet<(RunId, Attempt)> = self
             .sent
             .values()
@@ -232,7 +265,10 @@ impl Ledger {
                 None => complaints.push(format!("the result of {run} on node {node} is missing")),
                 Some(row) if !given.excused && !given.dropped && given.chunks > 0 => {
                     let bytes = store.output(run, row.node, row.attempt).len() as u64;
-                    if bytes != given.bytes {
+                    // Pieces of both executions, if a power cut made it run again: its checksum
+                    // tells.
+                    let again = self.executed.get(&(node, run, attempt)) > Some(&1);
+                    if bytes != given.bytes && !again {
                         complaints.push(format!(
                             "{run} on node {node}: {bytes} of {} bytes are stored",
                             given.bytes
@@ -240,6 +276,13 @@ impl Ledger {
                     }
                 }
                 Some(_) => {}
+            }
+        }
+        for &(node, run, attempt) in self.ended.keys() {
+            match stored(node, run, Some(attempt), Some(Source::Node)) {
+                Some(row) if row.outcome != Outcome::Lost => {}
+                Some(_) => complaints.push(format!("{run} ended on node {node} and is lost")),
+                None => complaints.push(format!("the end of {run} on node {node} is missing")),
             }
         }
         for (run, nodes) in &self.submitted {
@@ -250,7 +293,8 @@ impl Ledger {
             }
         }
         for &(node, run, attempt) in self.executed.keys() {
-            if stored(node, run, Some(attempt), None).is_none() {
+            let taken = self.taken.contains(&(node, run, attempt));
+            if !taken && stored(node, run, Some(attempt), None).is_none() {
                 complaints.push(format!("{run} ran on node {node} and left no trace"));
             }
         }

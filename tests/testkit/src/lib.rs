@@ -12,13 +12,17 @@
 //! What must hold, whatever fails ([`Broken`] says what did not):
 //!
 //! - nothing is acked that is not in the store;
-//! - no (run, attempt) is executed twice on a node, agents that are killed included;
+//! - no (run, attempt) is executed twice on a node, agents that are killed included (after a power
+//!   cut only with `always`: otherwise a run whose acceptance was lost may run again);
+//! - what ended two seconds before its agent was killed, or seven before a power cut, is in the store
+//!   at the end, if the node's disk took it (with `always`: whatever ended);
 //! - every submitted run ends with a status on every node;
 //! - every result that an agent gave, and was not killed with, stands in the store, once, with
 //!   all bytes of its output;
 //! - no run is inferred lost after its node said that the result is coming;
 //! - every due time of a schedule is a result or missed, unless its agent was killed.
 
+mod disk;
 mod history;
 mod hub;
 mod ledger;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use fieldpost_agent::agent::{Agent, Identity, Now, Restored, Settings, Slot, WhenFull};
 use fieldpost_agent::job::{Job, Kind, OnRestart, Program, Template};
+use fieldpost_agent::spool::{self, Durability};
 use fieldpost_wire::{Attempt, Name, OutboxId, Overlap, RunId, StartId, UnixMillis};
 
+use crate::disk::Disk;
 use crate::link::Link;
 use crate::world::{BIRTH, SECOND, Time};
 
@@ -78,6 +80,10 @@ pub struct Node {
     pub journal: Vec<u8>,
     /// The file on disk.
     pub schedule: Option<Vec<u8>>,
+    /// The spool's files.
+    pub disk: Disk,
+    /// Which boot of the machine this is.
+    pub boot_id: u8,
     /// The programs in progress.
     pub programs: BTreeMap<usize, Pretence>,
     /// By how much the wall clock is off, in milliseconds.
@@ -102,6 +108,8 @@ impl Node {
             link: Link::default(),
             journal: Vec::new(),
             schedule: None,
+            disk: Disk::default(),
+            boot_id: 7,
             programs: BTreeMap::new(),
             skew_ms: 0,
             booted: 0,
@@ -140,21 +148,21 @@ impl Node {
             #[cfg(feature = "planted-bugs")]
             bugs: plan.agent_bugs,
         };
-        #[cfg(not(feature = "planted-bugs"))]
-        let _: &crate::Plan = plan;
+        let recovered = self.disk.recover(&self.journal);
         let restored = Restored {
             journal: &self.journal,
             schedule: self.schedule.as_deref(),
-            boot_id: [7; 16],
+            spool: Some(&recovered),
+            boot_id: [self.boot_id; 16],
         };
-        let settings = settings(self.name.clone());
+        let settings = settings(self.name.clone(), plan.durability);
         self.agent = Some(Agent::new(settings, restored, identity, self.now(time)));
         self.tick_at = None;
         self.blocked = false;
     }
 }
 
-fn settings(node: Name) -> Settings {
+fn settings(node: Name, durability: Durability) -> Settings {
     Settings {
         node,
         groups: vec!["field".parse().expect("a name")],
@@ -164,6 +172,7 @@ fn settings(node: Name) -> Settings {
         concurrency: 4,
         outbox_bytes: 512 * 1024,
         when_full: WhenFull::DropOldest,
+        spool: Some(spool::Settings { max: 1 << 20, durability, write_budget: None }),
         time_zone: tz::TimeZone::utc(),
         grace: Duration::from_secs(5),
         drain: Duration::from_secs(10),
@@ -185,5 +194,6 @@ fn job(sketch: &Sketch) -> Job {
         concurrency: 1,
         overlap: sketch.overlap,
         on_restart: if sketch.rerun { OnRestart::Rerun } else { OnRestart::Lost },
+        durable: false,
     }
 }

@@ -2,6 +2,8 @@
 
 use fastrand::Rng;
 
+use fieldpost_agent::spool::Durability;
+
 use crate::world::{SECOND, Time};
 
 /// One history to be played.
@@ -25,6 +27,8 @@ pub struct Plan {
     pub room: u32,
     /// The longest a commit takes.
     pub commit: Time,
+    /// What a power cut may take.
+    pub durability: Durability,
     /// Nothing fails after this; the world comes to rest.
     pub calm: Time,
     /// Faults planted in the agents.
@@ -74,6 +78,10 @@ pub enum Fault {
     Cut(usize, Time),
     /// A node's connection breaks, and is made again by itself.
     Break(usize),
+    /// A node's power is cut, and comes back after this time.
+    CutPower(usize, Time),
+    /// A node's disk is full for this time.
+    FillDisk(usize, Time),
     /// A node's wall clock is set by so many seconds.
     SetClock(usize, i64),
 }
@@ -107,6 +115,7 @@ impl Plan {
             room: *rng.choice([1, 4, 64].iter()).unwrap_or(&64),
             delay: *rng.choice([SECOND / 1000, SECOND / 20, 2 * SECOND].iter()).unwrap_or(&SECOND),
             commit: *rng.choice([SECOND / 500, SECOND / 20, SECOND].iter()).unwrap_or(&SECOND),
+            durability: if rng.bool() { Durability::Spill } else { Durability::Always },
             calm: busy + 60 * SECOND,
             #[cfg(feature = "planted-bugs")]
             agent_bugs: fieldpost_agent::agent::Bugs::default(),
@@ -133,11 +142,13 @@ fn wish(rng: &mut Rng, nodes: usize) -> Wish {
 fn fault(rng: &mut Rng, nodes: usize) -> Fault {
     let node = rng.usize(0..nodes);
     let time = rng.u64(1..100) * SECOND / *rng.choice([1, 10].iter()).unwrap_or(&1);
-    match rng.u32(0..10) {
+    match rng.u32(0..14) {
         0..3 => Fault::KillHub(time),
         3..5 => Fault::KillAgent(node, time),
-        5..7 => Fault::Cut(node, time),
-        7..9 => Fault::Break(node),
+        5..8 => Fault::Cut(node, 2 * time),
+        8..10 => Fault::Break(node),
+        10..12 => Fault::CutPower(node, time),
+        12 => Fault::FillDisk(node, time),
         _ => Fault::SetClock(node, rng.i64(-7200..7200)),
     }
 }

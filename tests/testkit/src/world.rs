@@ -7,6 +7,7 @@ use fastrand::Rng;
 use fieldpost_agent::agent::{
     Input as AgentInput, Output as AgentOutput, Signal, Slot, Usage, Vitals,
 };
+use fieldpost_agent::spool::Durability;
 use fieldpost_hub::hub::{Door, Input as HubInput, Output as HubOutput, Verdict, Who};
 use fieldpost_hub::store::Store as _;
 use fieldpost_wire::{
@@ -29,6 +30,13 @@ pub const SECOND: Time = 1_000_000;
 
 /// The wall clock when the world began: 2026-11-25, in milliseconds since 1970.
 pub const BIRTH: u64 = 1_795_600_000_000;
+
+/// What ended so long before its agent was killed is not lost: two seconds, and a tenth for the age
+/// of reports.
+const KEPT_AT_A_KILL: Time = 2_100_000;
+
+/// And so long before a power cut: five seconds more.
+const KEPT_AT_A_CUT: Time = KEPT_AT_A_KILL + 5 * SECOND;
 
 /// How long the world may take to come to rest after the calm began.
 const REST: Time = 1_500 * SECOND;
@@ -62,6 +70,7 @@ enum Event {
     Commit { start: u64 },
     Step { node: usize, slot: usize, generation: u64 },
     StartAgent(usize),
+    EmptyDisk(usize),
     StartHub,
 }
 
@@ -205,6 +214,7 @@ impl<'p> World<'p> {
             Event::Connect { node, attempt } => self.connect(node, attempt),
             Event::Up { node, connection, body } => self.arrive_up(node, connection, &body),
             Event::Down { node, connection, body } => self.arrive_down(node, connection, &body),
+            Event::EmptyDisk(node) => self.nodes[node].disk.full = false,
             Event::Commit { start } => self.commit(start),
             Event::Step { node, slot, generation } => self.step(node, slot, generation),
         }
@@ -220,8 +230,17 @@ impl<'p> World<'p> {
                 self.later(self.time + time, Event::StartHub);
             }
             Fault::KillAgent(node, time) => {
-                self.kill_agent(node);
+                self.kill_agent(node, KEPT_AT_A_KILL);
                 self.later(self.time + time, Event::StartAgent(node));
+            }
+            Fault::CutPower(node, time) => {
+                self.cut_power(node);
+                self.later(self.time + time, Event::StartAgent(node));
+            }
+            Fault::FillDisk(node, time) => {
+                self.nodes[node].disk.full = true;
+                self.ledger.disk_fails(node);
+                self.later(self.time + time, Event::EmptyDisk(node));
             }
             Fault::Cut(node, time) => {
                 self.nodes[node].link.cut_until = self.time + time;
@@ -252,13 +271,29 @@ impl<'p> World<'p> {
         }
     }
 
-    fn kill_agent(&mut self, node: usize) {
+    /// What ended in the last `kept` may be lost.
+    fn kill_agent(&mut self, node: usize, kept: Time) {
         if self.nodes[node].agent.take().is_some() {
-            self.ledger.killed(node);
+            let kept = match self.plan.durability {
+                Durability::Spill => kept,
+                Durability::Always => 0,
+            };
+            self.ledger.killed(node, self.time, kept);
             self.nodes[node].programs.clear();
             self.nodes[node].link.wanted = false;
             self.nodes[node].link.disconnect();
         }
+    }
+
+    fn cut_power(&mut self, node: usize) {
+        self.kill_agent(node, KEPT_AT_A_CUT);
+        let always = self.plan.durability == Durability::Always;
+        self.ledger.power_cut(node, always);
+        let state = &mut self.nodes[node];
+        state.disk.cut_power(&mut self.rng);
+        state.journal.clear();
+        state.boot_id = state.boot_id.wrapping_add(1);
+        state.booted = self.time;
     }
 
     fn break_link(&mut self, node: usize) {
@@ -513,7 +548,7 @@ impl<'p> World<'p> {
     fn drive_agent(&mut self, node: usize) {
         loop {
             let now = self.nodes[node].now(self.time);
-            let Node { agent, journal, schedule, programs, link, blocked, .. } =
+            let Node { agent, journal, schedule, disk, programs, link, blocked, .. } =
                 &mut self.nodes[node];
             let Some(agent) = agent else { return };
             let Some(output) = agent.poll_output() else { break };
@@ -564,6 +599,10 @@ impl<'p> World<'p> {
                         let slot = slot.index();
                         self.later(self.time + 1000, Event::Step { node, slot, generation });
                     }
+                }
+                AgentOutput::Spool(work) => {
+                    let outcome = disk.perform(work);
+                    agent.handle(now, AgentInput::Spooled(outcome.done()));
                 }
                 AgentOutput::WantVitals => {
                     agent.handle(now, AgentInput::Vitals(Vitals::default()));
@@ -635,6 +674,7 @@ impl<'p> World<'p> {
             let (run, attempt) = (program.run, program.attempt);
             self.nodes[node].programs.remove(&slot.index());
             self.note(format_args!("{run} {} ends on {node}: {exit:?}", attempt.0));
+            self.ledger.ended((node, run, attempt), self.time);
             let usage = Usage::default();
             self.tell_agent(node, AgentInput::Ended { slot, exit, usage, note: "" });
             return;

@@ -1,0 +1,366 @@
+//! The outbox with its files.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::spool::{self, Durability};
+
+const MIB: u64 = 1 << 20;
+
+fn spooling(durability: Durability, max: u64) -> Settings {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    all[1].timeout = Duration::from_secs(100_000);
+    all[1].concurrency = 2;
+    let spool = Some(spool::Settings { max, durability, write_budget: None });
+    Settings { spool, ..settings(all) }
+}
+
+fn spill() -> World {
+    World::welcomed(spooling(Durability::Spill, 4 * MIB))
+}
+
+impl World {
+    fn feed(&mut self, slot: Slot, bytes: usize) {
+        feed(self, slot, bytes);
+    }
+
+    /// The hub is gone for so long that the agent knows.
+    fn lose_hub(&mut self) {
+        self.pass(95, false);
+        self.forget();
+    }
+
+    /// The hub is back, takes all there is and acks it as it comes.
+    fn meet_hub(&mut self) {
+        self.pass_until_connected();
+        self.welcome();
+        for _ in 0..10_000 {
+            let tags = std::mem::take(&mut self.tags);
+            if tags.is_empty() {
+                return;
+            }
+            self.ack(&tags);
+        }
+        panic!("it never comes to an end");
+    }
+
+    fn ack(&mut self, tags: &[Tag]) {
+        for tag in tags {
+            let mut list = [0; 64];
+            let range = SeqRange { first: tag.seq, last: tag.seq };
+            let ranges = List::encode(&mut list, [range]).unwrap();
+            self.hear(&Command::Ack(Ack { outbox: tag.outbox, ranges }));
+        }
+    }
+
+    fn outputs(&self, n: u8) -> BTreeSet<u32> {
+        let index = |said: &Said| match said {
+            Said::Output(of, index, _) if *of == run(n) => Some(*index),
+            _ => None,
+        };
+        self.said.iter().filter_map(index).collect()
+    }
+
+    fn power_cut(mut self, id: u8) -> Self {
+        self.disk.cut_power();
+        self.journal.clear();
+        self.killed(identity(id))
+    }
+
+    fn written(&self) -> usize {
+        self.disk.written
+    }
+}
+
+#[test]
+fn while_the_hub_acks_nothing_is_written() {
+    let mut world = spill();
+    for n in 1..40 {
+        world.trigger(n, "noop");
+        world.pass(1, true);
+        world.ack_all();
+        world.pass(30, true);
+    }
+    assert_eq!(world.written(), 0);
+}
+
+#[test]
+fn what_is_unacked_for_two_seconds_is_on_disk_and_synced_within_five_more() {
+    let mut world = spill();
+    world.trigger(1, "noop");
+    world.pass(1, true);
+    assert_eq!(world.written(), 0);
+    world.pass(1, true);
+    assert!(world.written() > 0);
+    world.pass(5, true);
+    let bytes = world.disk.bytes();
+    assert_eq!(world.disk.synced.values().sum::<usize>(), bytes);
+    world.ack_all();
+    world.pass(60, true);
+    assert_eq!(world.disk.bytes(), 0, "an idle spool is an empty directory");
+}
+
+#[test]
+fn a_spooled_result_survives_a_power_cut_and_keeps_its_outbox_and_seq() {
+    let mut world = spill();
+    world.trigger(1, "noop");
+    world.pass(8, true);
+    let tag = world.tags[0];
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.meet_hub();
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+    world.query(1);
+    assert_eq!(world.states(), [(1, "coming")]);
+    assert_eq!(world.agent.spool.as_ref().unwrap().bytes(), 0);
+    let mut world = spill();
+    world.trigger(1, "noop");
+    world.pass(8, true);
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.pass_until_connected();
+    world.welcome();
+    assert_eq!(world.tags, [tag]);
+}
+
+#[test]
+fn a_restart_does_not_call_lost_what_is_in_the_spool() {
+    let mut world = spill();
+    world.trigger(1, "noop");
+    world.trigger(2, "meter");
+    world.pass(8, true);
+    let mut world = world.killed(identity(8));
+    world.forget();
+    world.meet_hub();
+    let statuses: BTreeSet<_> =
+        world.statuses().into_iter().map(|(n, status)| (n, status == Status::Ok)).collect();
+    assert_eq!(statuses, BTreeSet::from([(1, true), (2, false)]));
+    world.trigger(1, "noop");
+    assert_eq!(world.statuses().len(), 2, "it is not run again");
+}
+
+#[test]
+fn a_stop_leaves_everything_on_disk() {
+    let mut world = spill();
+    world.lose_hub();
+    let mut list = [0; 64];
+    let entries = List::encode(&mut list, [entry("e", "noop", 1000)]).unwrap();
+    world.pass_until_connected();
+    world.welcome();
+    world.hear(&schedule(1, entries));
+    world.pass(100, false);
+    world.ack_all();
+    world.pass(3, false);
+    world.forget();
+    let held = world.agent.outbox.len();
+    assert!(held > 0);
+    world.give(Input::Stop);
+    world.pass(1, false);
+    assert!(world.exited, "it does not wait for a hub that is away");
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.meet_hub();
+    assert!(world.finished().len() >= held, "{} of {held}", world.finished().len());
+}
+
+#[test]
+fn output_beyond_the_memory_goes_to_disk_and_comes_back_whole_and_in_bounds() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    let most = world.agent.outbox.size();
+    world.feed(slot, 2 << 20);
+    world.end(slot, Exit::Code(0));
+    assert!(world.agent.outbox.bytes() <= most);
+    assert!(world.disk.bytes() > 1 << 20);
+    world.trigger(2, "noop");
+    world.meet_hub();
+    let end = &world.finished().into_iter().find(|end| end.run == run(1)).unwrap();
+    assert_eq!((end.bytes, end.dropped), (2 << 20, false));
+    assert_eq!(world.outputs(1).len() as u32, end.chunks);
+    world.pass(60, true);
+    assert_eq!(world.disk.bytes(), 0);
+    assert_eq!(world.drops(), Some(0));
+}
+
+#[test]
+fn what_is_live_goes_before_what_waited_on_disk() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    world.feed(slot, 2 << 20);
+    world.pass_until_connected();
+    world.room = false;
+    world.welcome();
+    world.trigger(2, "noop");
+    world.room = true;
+    world.forget();
+    world.give(Input::Writable);
+    let first_from_disk = world.tags.windows(2).position(|pair| pair[1].seq < pair[0].seq);
+    let end = world.said.iter().position(|said| matches!(said, Said::Finished(_))).unwrap();
+    let newest = world.said.iter().rposition(|said| matches!(said, Said::Output(..))).unwrap();
+    assert!(first_from_disk.is_some() && end < newest);
+}
+
+#[test]
+fn a_full_spool_drops_the_oldest_output_whole_and_its_end_says_so() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    for n in 1..=4 {
+        world.trigger(n, "meter");
+        if n == 1 {
+            world.lose_hub();
+        }
+    }
+    // Two at once: a run starts when one has ended.
+    for n in 0..2 {
+        let slot = world.started[n];
+        world.feed(slot, 700 * 1024);
+        world.end(slot, Exit::Code(0));
+    }
+    assert!(world.disk.most as u64 <= MIB, "{}", world.disk.most);
+    world.meet_hub();
+    let ends = world.finished();
+    let dropped: Vec<_> = ends.iter().filter(|end| end.dropped).map(|end| end.run.0[0]).collect();
+    assert_eq!(dropped, [1], "{ends:?}");
+    assert_eq!(
+        world.outputs(2).len() as u32,
+        ends.iter().find(|e| e.run == run(2)).unwrap().chunks
+    );
+    world.pass(61, true);
+    assert!(world.drops().unwrap() > 0);
+}
+
+#[test]
+fn refuse_new_keeps_what_is_on_disk() {
+    let when_full = WhenFull::RefuseNew;
+    let mut world = World::welcomed(Settings { when_full, ..spooling(Durability::Spill, MIB) });
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    world.lose_hub();
+    for n in 0..2 {
+        let slot = world.started[n];
+        world.feed(slot, 700 * 1024);
+        world.end(slot, Exit::Code(0));
+    }
+    assert!(world.disk.most as u64 <= MIB, "{}", world.disk.most);
+    world.meet_hub();
+    let ends = world.finished();
+    let dropped: Vec<_> = ends.iter().filter(|end| end.dropped).map(|end| end.run.0[0]).collect();
+    assert_eq!(dropped, [2], "{ends:?}");
+    assert_eq!(
+        world.outputs(1).len() as u32,
+        ends.iter().find(|e| e.run == run(1)).unwrap().chunks
+    );
+}
+
+#[test]
+fn always_keeps_a_result_from_a_power_cut_before_it_is_sent() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    world.trigger(1, "noop");
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.meet_hub();
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+}
+
+#[test]
+fn always_keeps_a_run_from_starting_twice_across_a_power_cut() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    world.trigger(1, "meter");
+    assert_eq!(world.started.len(), 1);
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.pass_until_connected();
+    world.welcome();
+    world.trigger(1, "meter");
+    assert_eq!(world.started.len(), 0);
+    assert_eq!(world.statuses(), [(1, Status::Lost)]);
+    world.meet_hub();
+    world.pass(60, true);
+    assert_eq!(world.disk.bytes(), 0, "nothing is left of it");
+}
+
+#[test]
+fn a_failing_disk_means_memory_only_and_is_said_and_tried_again() {
+    let mut world = spill();
+    world.disk.fails = true;
+    world.trigger(1, "noop");
+    world.pass(10, true);
+    assert_eq!(world.disk.bytes(), 0);
+    assert!(world.agent.spool.as_ref().unwrap().trouble().contains("No space left"));
+    world.disk.fails = false;
+    world.pass(61, true);
+    assert!(world.disk.bytes() > 0);
+    assert_eq!(world.agent.spool.as_ref().unwrap().trouble(), "");
+}
+
+#[test]
+fn with_a_full_disk_the_drop_policy_acts_in_memory() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    world.lose_hub();
+    world.disk.fails = true;
+    for n in 0..2 {
+        let slot = world.started[n];
+        world.feed(slot, 200 * 1024);
+        world.end(slot, Exit::Code(0));
+    }
+    world.meet_hub();
+    let ends = world.finished();
+    assert_eq!(ends.len(), 2);
+    assert!(ends.iter().any(|end| end.dropped));
+}
+
+#[test]
+fn beyond_the_daily_budget_only_durable_jobs_are_spooled() {
+    let mut settings = spooling(Durability::Spill, 4 * MIB);
+    if let Some(spool) = &mut settings.spool {
+        spool.write_budget = Some(600);
+    }
+    settings.jobs[0].durable = true;
+    let mut world = World::welcomed(settings);
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.feed(slot, 900);
+    world.end(slot, Exit::Code(0));
+    world.pass(8, true);
+    let before = world.written();
+    world.trigger(2, "noop");
+    world.pass(8, true);
+    assert!(world.written() > before);
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.meet_hub();
+    let runs: Vec<u8> = world.finished().iter().map(|end| end.run.0[0]).collect();
+    assert!(runs.contains(&2) && world.outputs(1).is_empty(), "{runs:?}");
+}
+
+#[test]
+fn a_run_whose_output_was_lost_on_disk_ends_all_the_same() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.feed(slot, 40 * 1024);
+    world.end(slot, Exit::Code(0));
+    world.pass(8, true);
+    // A sector in the middle of the first chunk goes bad.
+    let file = world.disk.files.values_mut().next().unwrap();
+    file[5000] ^= 1;
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.pass_until_connected();
+    world.welcome();
+    assert_eq!(world.outputs(1), BTreeSet::from([1, 2]));
+    // The hub acks what it has; the end waits for the rest.
+    let ends: Vec<_> = world.tags.clone();
+    world.ack(&ends[..2]);
+    for _ in 0..10 {
+        world.pass(30, true);
+    }
+    assert!(world.finished().last().unwrap().dropped);
+}
