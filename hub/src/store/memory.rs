@@ -27,7 +27,7 @@ pub struct Memory {
     results: BTreeMap<u64, (ResultRecord, String)>,
     keys: BTreeMap<(RunId, NodeId, u32, Source), u64>,
     awaiting: BTreeMap<Execution, (UnixMillis, Vec<u8>)>,
-    chunks: BTreeMap<(RunId, NodeId, u32, u32), (UnixMillis, Vec<u8>)>,
+    chunks: Chunks,
     missed: BTreeSet<(NodeId, String, UnixMillis, UnixMillis, u64)>,
     unreadable: BTreeMap<(NodeId, OutboxId, Seq), Vec<u8>>,
     consumers: BTreeMap<Name, ConsumerRecord>,
@@ -36,6 +36,9 @@ pub struct Memory {
     newest: u64,
     failing: Option<String>,
 }
+
+/// When each chunk came, and its bytes.
+type Chunks = BTreeMap<(RunId, NodeId, u32, u32), (UnixMillis, Vec<u8>)>;
 
 impl Memory {
     /// An empty store.
