@@ -185,6 +185,7 @@ impl Agent {
             self.runs.next_deadline(),
             self.next_flush(),
             self.next_impatience(),
+            self.push.next_deadline().filter(|_| up && self.push.has_room()),
             self.next_expiry(),
             self.schedule.next_deadline(self.now, self.is_trusted()).filter(|_| working),
             self.outbox.next_deadline().filter(|_| up && self.push.has_room()),

@@ -64,6 +64,10 @@ pub const RESERVED_WAITING: usize = FINISHED_RECORD;
 /// Room that is kept for a run in progress: its last chunk and its end with the tail of stderr.
 pub const RESERVED_RUNNING: usize = CHUNK_RECORD + FINISHED_RECORD + STDERR_TAIL;
 
+/// How long the word that a run was accepted waits: of a short program its result is word enough,
+/// and is not held up by another message. The hub repeats a trigger after a second.
+pub const ACCEPTED_LATER: Duration = Duration::from_millis(10);
+
 /// Most answers (`State`) that wait for the socket. Further ones are not given: the hub asks
 /// again.
 pub const ANSWERS: usize = 128;

@@ -5,6 +5,7 @@
 //! offered until it says it has.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use fieldpost_wire::{Attempt, Reason, RunId, Seq};
 
@@ -20,6 +21,8 @@ const SCRATCH: usize = 28 * 1024;
 #[derive(Debug)]
 pub(crate) struct Push {
     answers: VecDeque<Answer>,
+    /// Which of them is being given.
+    giving: usize,
     /// What was offered and not answered.
     offered: Option<Offered>,
     room: Room,
@@ -35,6 +38,8 @@ pub(crate) struct Answer {
     pub(crate) run: RunId,
     pub(crate) attempt: Attempt,
     pub(crate) what: What,
+    /// Not before this, on the boot clock.
+    pub(crate) at: Duration,
 }
 
 /// What an answer says.
@@ -73,6 +78,7 @@ impl Push {
     pub(crate) fn new() -> Self {
         Self {
             answers: VecDeque::with_capacity(ANSWERS),
+            giving: 0,
             offered: None,
             room: Room::MayBe,
             vitals: None,
@@ -88,14 +94,26 @@ impl Push {
         }
     }
 
-    /// The next answer to give.
-    pub(crate) fn next_answer(&self) -> Option<&Answer> {
-        self.answers.front()
+    /// Turns to the next answer to give now, if there is one.
+    pub(crate) fn turn_to_answer(&mut self, now: Duration) -> bool {
+        let next = self.answers.iter().position(|answer| answer.at <= now);
+        self.giving = next.unwrap_or(0);
+        next.is_some()
     }
 
-    /// The next answer is given, or needs not be.
+    /// The answer that is being given.
+    pub(crate) fn next_answer(&self) -> Option<&Answer> {
+        self.answers.get(self.giving)
+    }
+
+    /// When there will be an answer to give.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.answers.iter().map(|answer| answer.at).min()
+    }
+
+    /// That answer is given, or needs not be.
     pub(crate) fn drop_answer(&mut self) {
-        self.answers.pop_front();
+        self.answers.remove(self.giving);
     }
 
     /// The hub is another, or none: it will ask itself.

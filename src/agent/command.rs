@@ -11,7 +11,7 @@ use super::spooling::of_outbox;
 use super::{Agent, Save, Stage, Status};
 use crate::job::Kind;
 use crate::journal::Record;
-use crate::limits::{HELLO_FIRST, RESERVED_WAITING, TEXT, WAITING};
+use crate::limits::{ACCEPTED_LATER, HELLO_FIRST, RESERVED_WAITING, TEXT, WAITING};
 use crate::link::Welcomed;
 use crate::outbox;
 use crate::push::{Answer, What};
@@ -97,22 +97,22 @@ impl Agent {
     }
 
     fn trigger(&mut self, trigger: &Trigger<'_>) {
-        let (run, attempt) = (trigger.run, trigger.attempt);
+        let (run, attempt, at) = (trigger.run, trigger.attempt, self.now.boot);
         if !self.link.was_ever_up() {
             return; // the hub repeats it
         }
         if self.known.find(run, attempt).is_some() {
-            return self.push.answer(Answer { run, attempt, what: What::AsItIs });
+            return self.push.answer(Answer { run, attempt, what: What::AsItIs, at });
         }
-        let what = match self.accept(trigger) {
-            Ok(Accepted::Waits) => What::Accepted,
+        let (what, at) = match self.accept(trigger) {
+            Ok(Accepted::Waits) => (What::Accepted, at + ACCEPTED_LATER),
             Ok(Accepted::Ended) => return,
             Err((reason, detail)) => {
                 log::debug!("run {run} of {} rejected: {reason:?} {detail}", trigger.job);
-                What::Rejected(reason, detail)
+                (What::Rejected(reason, detail), at)
             }
         };
-        self.push.answer(Answer { run, attempt, what });
+        self.push.answer(Answer { run, attempt, what, at });
     }
 
     fn accept(&mut self, trigger: &Trigger<'_>) -> Result<Accepted, (Reason, Box<str>)> {
@@ -175,7 +175,7 @@ impl Agent {
     }
 
     fn cancel(&mut self, cancel: &Cancel) {
-        let (run, attempt) = (cancel.run, cancel.attempt);
+        let (run, attempt, at) = (cancel.run, cancel.attempt, self.now.boot);
         let what = match self.known.find(run, attempt) {
             Some(place) => {
                 self.cancel_known(place);
@@ -193,7 +193,7 @@ impl Agent {
                 None => return,
             },
         };
-        self.push.answer(Answer { run, attempt, what });
+        self.push.answer(Answer { run, attempt, what, at });
     }
 
     fn cancel_known(&mut self, place: Place) {
@@ -212,11 +212,12 @@ impl Agent {
     }
 
     fn query(&mut self, query: &Query<'_>) {
+        let at = self.now.boot;
         for run in query.runs.iter() {
             let latest = self.known.find_latest(run).and_then(|place| self.known.get(place));
             let answer = match latest {
-                Some(entry) => Answer { run, attempt: entry.attempt, what: What::AsItIs },
-                None => Answer { run, attempt: Attempt(0), what: What::Unknown },
+                Some(entry) => Answer { run, attempt: entry.attempt, what: What::AsItIs, at },
+                None => Answer { run, attempt: Attempt(0), what: What::Unknown, at },
             };
             self.push.answer(answer);
         }

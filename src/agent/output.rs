@@ -144,6 +144,9 @@ impl Agent {
     /// Writes the next answer that is worth giving.
     fn prepare_answer(&mut self) -> Option<usize> {
         loop {
+            if !self.push.turn_to_answer(self.now.boot) {
+                return None;
+            }
             let answer = self.push.next_answer()?;
             let (run, attempt) = (answer.run, answer.attempt);
             let Some(state) = self.state_for(answer) else {

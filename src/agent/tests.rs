@@ -14,6 +14,7 @@ use crate::spool::{Done, Recovered, Work};
 mod spooling;
 use crate::job::tests::{job, program};
 use crate::job::{ArgSpec, Kind, Pattern};
+use crate::limits::ACCEPTED_LATER;
 
 const HUB: StartId = StartId([1; 16]);
 const EPOCH: u64 = 1_700_000_000_000;
@@ -248,8 +249,11 @@ impl World {
         self.hear(&Command::Trigger(Trigger { run, attempt, job, args, deadline, origin: "t" }));
     }
 
+    /// A trigger, and the moment after which its acceptance is told.
     fn trigger(&mut self, n: u8, job: &str) {
         self.trigger_with(n, job, &[], 60);
+        self.boot += ACCEPTED_LATER;
+        self.give(Input::Tick);
     }
 
     fn cancel(&mut self, n: u8) {
@@ -513,6 +517,8 @@ fn no_triggered_run_starts_before_the_first_welcome() {
 fn a_program_streams_its_output_and_tells_its_end() {
     let mut world = World::welcomed(settings(jobs()));
     world.trigger_with(1, "meter", &[("bus", "3")], 60);
+    world.boot += ACCEPTED_LATER;
+    world.give(Input::Tick);
     assert_eq!(world.states(), [(1, "running")]);
     let slot = world.started[0];
     let launch = world.agent.launch(slot).unwrap();
@@ -529,8 +535,18 @@ fn a_program_streams_its_output_and_tells_its_end() {
     assert!(world.said.contains(&Said::Output(run(1), 1, b"!".into())));
     let end = world.finished().remove(0);
     assert_eq!((end.status, end.chunks, end.bytes), (Status::Ok, 2, 9));
-    assert_eq!((end.stderr, end.duration_us), (b"warming up".to_vec(), 1_000_000));
+    assert_eq!((end.stderr, end.duration_us), (b"warming up".to_vec(), 1_010_000));
     assert!(world.agent.launch(slot).is_none());
+}
+
+#[test]
+fn of_a_short_program_its_result_is_word_enough() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger_with(1, "meter", &[], 60);
+    world.end(world.started[0], Exit::Code(0));
+    world.pass(1, true);
+    assert_eq!(world.states(), []);
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
 }
 
 #[test]
@@ -574,6 +590,8 @@ fn concurrency_makes_runs_wait_and_a_deadline_ends_the_wait() {
     for n in 1..=3 {
         world.trigger_with(n, "meter", &[], 30);
     }
+    world.boot += ACCEPTED_LATER;
+    world.give(Input::Tick);
     assert_eq!(world.states(), [(1, "running"), (2, "accepted"), (3, "accepted")]);
     world.end(world.started[0], Exit::Code(0));
     assert_eq!(world.started.len(), 2);

@@ -360,6 +360,7 @@ impl World {
 
     fn start_program(&mut self, slot: Slot) {
         let Some(launch) = self.agent.launch(slot) else { return };
+        let start_ticks = orphans::start_time();
         let started = program_of(&launch)
             .map_err(program::Failure::Resources)
             .and_then(|program| self.spawner.start(&program));
@@ -377,7 +378,6 @@ impl World {
         if let (Some(world), Some(executor)) = (self.me.upgrade(), self.executor.upgrade()) {
             executor.spawn(supervise::supervise(world, slot, pulse)).detach();
         }
-        let start_ticks = orphans::start_time(pid).unwrap_or(0);
         let pid = pid.as_raw().cast_unsigned();
         self.agent.handle(self.clock.now(), Input::Started { slot, pid, start_ticks });
     }

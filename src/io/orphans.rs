@@ -56,10 +56,21 @@ pub fn children() -> Vec<Pid> {
     }
 }
 
-/// When a process started, in ticks since boot: with its id that names it.
+/// Ticks of proc(5)'s times in a second: on Linux 100, whatever the kernel's own are.
+const TICKS: u64 = 100;
+
+/// What is to be remembered of a process that is about to start: no process that started earlier,
+/// or much later, can be it. Spares a look at /proc for each program.
 #[must_use]
-pub fn start_time(pid: Pid) -> Option<u64> {
-    stat(pid).map(|stat| stat.start)
+pub fn start_time() -> u64 {
+    let boot = super::clock::boot();
+    boot.as_secs() * TICKS + u64::from(boot.subsec_millis()) * TICKS / 1000
+}
+
+/// Whether a process that started then can be the one of which that was remembered. Process ids
+/// come round in far more than a second.
+fn is_it(start: u64, remembered: u64) -> bool {
+    (remembered..=remembered + TICKS).contains(&start)
 }
 
 /// Kills what is left of a program that a former agent started, and waits, but not for long,
@@ -69,7 +80,7 @@ pub fn start_time(pid: Pid) -> Option<u64> {
 /// process group; and what carries the same run in its environment.
 pub fn kill_leftovers(leader: Pid, start: u64) -> usize {
     // Another process with that id has another group; without any, the group is the old one.
-    let group_is_old = stat(leader).is_none_or(|stat| stat.start == start);
+    let group_is_old = stat(leader).is_none_or(|stat| is_it(stat.start, start));
     let mut runs = Vec::new();
     let mut killed = 0;
     // What is killed may just have forked: look again until nothing is found.
@@ -82,7 +93,7 @@ pub fn kill_leftovers(leader: Pid, start: u64) -> usize {
                 let stat = stat(pid).filter(|stat| stat.state != b'Z')?;
                 let run = run_of(pid);
                 let in_group = group_is_old && stat.group == leader;
-                let is_leader = pid == leader && stat.start == start;
+                let is_leader = pid == leader && is_it(stat.start, start);
                 if !is_leader && !run.is_some_and(|run| in_group || runs.contains(&run)) {
                     return None;
                 }
@@ -169,10 +180,10 @@ mod tests {
         let mut program = Program::new(["/bin/sh", "-c", script]).unwrap();
         program.variable("FIELDPOST_RUN_ID", &run.to_string()).unwrap();
         program.variable("FIELDPOST_ATTEMPT", "2").unwrap();
+        let start = start_time();
         let started = Spawner::new().unwrap().start(&program).unwrap();
         assert!(children().contains(&started.pid));
-        let start = start_time(started.pid).unwrap();
-        assert_eq!(kill_leftovers(started.pid, start + 1), 0, "it is another process");
+        assert_eq!(kill_leftovers(started.pid, start + TICKS + 1), 0, "it is another process");
         let mine = || processes().filter(|&pid| run_of(pid).is_some_and(|r| r.0 == run)).count();
         while mine() < 3 {
             std::thread::yield_now();
