@@ -183,7 +183,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    fn free() -> Self {
+    pub fn free() -> Self {
         Self {
             triggers: free_port(),
             results: free_port(),
@@ -286,7 +286,7 @@ fn agent_command(config: &Path, place: &Place) -> Command {
 }
 
 /// The agent to test: the one just built, or another, such as an ARM binary behind an emulator.
-fn agent_program() -> PathBuf {
+pub fn agent_program() -> PathBuf {
     std::env::var_os("FIELDPOST_AGENT")
         .map_or_else(|| env!("CARGO_BIN_EXE_fieldpost-agent").into(), PathBuf::from)
 }
