@@ -34,6 +34,7 @@ fn the_packages_configuration_parses() {
     let text = text.replace("\"machine-id\"", "\"gw-1\"");
     let config = Config::parse(Path::new("packaging/agent/agent.toml"), &text).unwrap();
     assert_eq!(config.agent.jobs.len(), 2);
+    assert!(config.spool.is_some());
 }
 
 #[test]

@@ -102,6 +102,7 @@ impl ClockSet {
         set
     }
 
+    #[allow(deprecated, reason = "libc's word on musl's wider `time_t`, which is what we want")]
     fn arm(&self) -> io::Result<()> {
         // SAFETY: reads a structure of ours, which starts as zeros.
         let done = unsafe {

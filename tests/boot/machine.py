@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # Emulated without KVM, on a busy machine: a boot that takes 10 s alone can take minutes.
-PATIENCE = 300.0
+PATIENCE = 900.0
 
 
 class Machine:
@@ -43,6 +43,13 @@ class Machine:
                 if self.qemu.poll() is not None or time.monotonic() > end:
                     raise SystemExit("boot: qemu did not start") from None
                 time.sleep(0.05)
+        try:
+            self.log_in()
+        except SystemExit:
+            self.power_off()
+            raise
+
+    def log_in(self) -> None:
         self.await_text(rb"login: root \(automatic login\).*[#$] $")
         # Neither an echo nor a prompt: what comes is what commands print.
         self.socket.sendall(b"stty -echo -onlcr; PS1=; export TERM=dumb SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0; bind 'set enable-bracketed-paste off'\n")
