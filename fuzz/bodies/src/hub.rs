@@ -106,7 +106,7 @@ impl Centre {
                     Output::Event { json, .. } => {
                         serde_json::from_slice::<Value>(json).expect("events are JSON");
                     }
-                    Output::Cut { .. } => {}
+                    Output::Cut { .. } | Output::BackUp { .. } => {}
                 }
             }
             let Some(batch) = self.hub.take_batch() else { return };

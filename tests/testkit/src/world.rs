@@ -409,7 +409,7 @@ impl<'p> World<'p> {
                     todo.push(Todo::Down(topic.to_vec(), body.to_vec()));
                 }
                 HubOutput::Reply { json, .. } => todo.push(Todo::Reply(json.to_vec())),
-                HubOutput::Event { .. } | HubOutput::Cut { .. } => {}
+                HubOutput::Event { .. } | HubOutput::Cut { .. } | HubOutput::BackUp { .. } => {}
             }
         }
         let batch = if self.centre.committing.is_none() { hub.take_batch() } else { None };
