@@ -53,7 +53,7 @@ struct Honest<'s> {
     offset: u64,
 }
 
-/// Its results stored in a second, and how long a run takes that a client triggers meanwhile, from
+/// Its schedule's results stored in a second, and how long a run takes that a client triggers meanwhile, from
 /// the request until the result is durable.
 struct Fare {
     stored: f64,
@@ -76,7 +76,7 @@ impl<'s> Honest<'s> {
         honest
     }
 
-    /// Results since the last count.
+    /// The schedule's results since the last count.
     fn count(&mut self) -> u32 {
         let mut count = 0;
         loop {
@@ -84,7 +84,8 @@ impl<'s> Honest<'s> {
             let rows = page["results"].as_array().unwrap();
             let Some(last) = rows.last() else { return count };
             self.offset = last["offset"].as_u64().unwrap();
-            count += u32::try_from(rows.len()).unwrap();
+            let scheduled = rows.iter().filter(|row| row["cause"]["due_ms"].is_u64());
+            count += u32::try_from(scheduled.count()).unwrap();
         }
     }
 
@@ -138,7 +139,7 @@ fn beset(name: &str, attackers: &[Attacker<'_>]) {
     let after = honest.fare(Duration::from_secs(2));
     let peak = peak_mib(&site);
     println!(
-        "{name}: {} deeds; the honest node's results and a trigger's time: before {before}; \
+        "{name}: {} deeds; the honest node's schedule's results and a trigger's time: before {before}; \
          meanwhile {meanwhile} ({:.0} % of the results); after {after}; the hub {rest} MiB before, \
          {peak} MiB at the most",
         deeds.load(Ordering::Relaxed),
