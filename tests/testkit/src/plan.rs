@@ -84,6 +84,8 @@ pub enum Fault {
     FillDisk(usize, Time),
     /// A node's wall clock is set by so many seconds.
     SetClock(usize, i64),
+    /// The hub's wall clock is set by so many seconds.
+    SetHubClock(i64),
 }
 
 impl Plan {
@@ -142,13 +144,14 @@ fn wish(rng: &mut Rng, nodes: usize) -> Wish {
 fn fault(rng: &mut Rng, nodes: usize) -> Fault {
     let node = rng.usize(0..nodes);
     let time = rng.u64(1..100) * SECOND / *rng.choice([1, 10].iter()).unwrap_or(&1);
-    match rng.u32(0..14) {
+    match rng.u32(0..15) {
         0..3 => Fault::KillHub(time),
         3..5 => Fault::KillAgent(node, time),
         5..8 => Fault::Cut(node, 2 * time),
         8..10 => Fault::Break(node),
         10..12 => Fault::CutPower(node, time),
         12 => Fault::FillDisk(node, time),
-        _ => Fault::SetClock(node, rng.i64(-7200..7200)),
+        13 => Fault::SetClock(node, rng.i64(-7200..7200)),
+        _ => Fault::SetHubClock(rng.i64(-7200..7200)),
     }
 }
