@@ -43,7 +43,7 @@ const GREETING: [u8; 64] = {
 
 fn lasting() -> Duration {
     let seconds = std::env::var("HOSTILE_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(8))
+    Duration::from_secs(seconds.unwrap_or(4))
 }
 
 /// How an honest node fares: it has a schedule with fifty runs a second.
