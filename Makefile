@@ -110,6 +110,13 @@ planted: ## the world must find five faults that are planted for it
 faults: ## bad links, processes stopped and killed, under load: the long form, with what is counted
 	FAULTS=long $(CARGO) test --workspace --test faults -- --nocapture --test-threads=4
 
+# Hours of `make soak`; with SEEDS given as well, the simulated world plays so many histories first.
+HOURS ?= 1
+.PHONY: soak
+soak: ## load with random faults for HOURS: memory flat, counts even; SEEDS=1000000: the world as well
+	$(if $(filter command environment,$(origin SEEDS)),SEEDS=$(SEEDS) $(CARGO) test --workspace --test world -- --nocapture)
+	SOAK_SECONDS=$$(( $(HOURS) * 3600 )) $(CARGO) test --workspace --test soak -- --nocapture
+
 # Without a sanitizer, stable Rust can do it; our own code has next to no `unsafe` to sanitize.
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## fuzz every decoder and the agent's core, guided by coverage, FUZZ_TIME each

@@ -28,6 +28,7 @@ macro_rules! out {
 }
 
 mod audit;
+mod backup;
 mod connect;
 mod exit;
 mod human;
@@ -155,6 +156,16 @@ Examples:
   fieldpost audit                     the latest entries
   fieldpost audit --limit 1000 --json")]
     Audit(AuditArgs),
+    /// Copy the hub's store into a file, while the hub goes on
+    ///
+    /// On the hub's own host only. The file is made by the hub, with its user's rights, and must
+    /// not be there yet. To go back to it: stop the hub, move `hub.sqlite`, `hub.sqlite-wal` and
+    /// `hub.sqlite-shm` out of its `state_dir`, put the copy there as `hub.sqlite` for the hub's
+    /// user, start it. The hub's key (`key_file`) is not in it.
+    #[command(after_help = "\
+Examples:
+  fieldpost backup /var/lib/fieldpost-hub/backup/$(date +%F).sqlite")]
+    Backup(BackupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -605,6 +616,18 @@ struct AuditArgs {
     connection: Connection,
 }
 
+#[derive(Debug, Args)]
+struct BackupArgs {
+    /// The file to make
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
 /// The definitions, for `--help`, man pages and completions.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -647,6 +670,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Schedule(command) => schedule::run(command),
         Command::Status(args) => status::status(&args),
         Command::Audit(args) => audit::audit(&args),
+        Command::Backup(args) => backup::backup(&args),
     }
 }
 

@@ -17,13 +17,15 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fieldpost_sockets::zmq::{self, PollEvents, SocketType};
 use fieldpost_sockets::{Errno, Frame, Keepalive, KeyPair, PublicKey, Socket};
 use fieldpost_wire::{RunId, UnixMillis};
+use nix::errno::Errno as Sys;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -383,12 +385,23 @@ impl Client {
     }
 }
 
+/// Connects without waiting for a hub that hangs: its queue of connections may be full.
+fn connect_at_once(path: &std::path::Path) -> nix::Result<()> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        // It is there; whether it answers is seen later.
+        Err(Sys::EAGAIN) => Ok(()),
+        connected => connected,
+    }
+}
+
 /// Whether something listens at a local socket: libzmq would only try again, silently.
 fn knock(path: &std::path::Path) -> Result<(), Error> {
     let shown = path.display();
-    let error = match UnixStream::connect(path) {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
+    let error = match connect_at_once(path) {
+        Ok(()) => return Ok(()),
+        Err(errno) => io::Error::from(errno),
     };
     Err(match error.kind() {
         io::ErrorKind::PermissionDenied => Error::NotAllowed {
@@ -465,5 +478,20 @@ mod tests {
             events: dir.join("fieldpost-no-such-events.sock"),
         };
         assert!(matches!(Client::open(&address), Err(Error::Away { .. })));
+    }
+
+    #[test]
+    fn a_local_hub_that_hangs_holds_nobody_at_the_door() {
+        use nix::sys::socket::{Backlog, bind, listen};
+        let path = std::env::temp_dir().join(format!("fieldpost-hangs-{}", std::process::id()));
+        std::fs::remove_file(&path).ok();
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let door = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        bind(door.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&door, Backlog::new(0).unwrap()).unwrap();
+        for _ in 0..10 {
+            knock(&path).unwrap();
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 }

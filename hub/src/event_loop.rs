@@ -193,6 +193,8 @@ struct Reach {
     peers: Peers,
     listeners: Listeners,
     cut: u64,
+    /// Where the store is to be copied to.
+    backup: Option<PathBuf>,
 }
 
 struct Housekeeping {
@@ -292,6 +294,9 @@ impl EventLoop {
     }
 
     fn store_done(&mut self, now: Now) {
+        if let Some(outcome) = self.store.take_backed_up() {
+            self.tell(now, Input::BackedUp(outcome));
+        }
         let Some(done) = self.store.take_done() else { return };
         if let Err(error) = &done.outcome {
             log::error!("the store: {error}");
@@ -300,6 +305,9 @@ impl EventLoop {
     }
 
     fn give_to_store(&mut self) {
+        if let Some(file) = self.reach.backup.take() {
+            self.store.back_up(file);
+        }
         if !self.store.is_busy()
             && let Some(batch) = self.hub.take_batch()
         {
@@ -602,6 +610,7 @@ impl Reach {
             peers: Peers::default(),
             listeners: Listeners::default(),
             cut: 0,
+            backup: None,
         };
         for port in Port::ALL {
             reach.watches[port as usize].fd = reach.socket(port).descriptor()?;
@@ -683,6 +692,10 @@ impl Reach {
                 }
                 Output::Reply { side: Side::Remote, peer, json } => (Port::Clients, peer, json),
                 Output::Reply { side: Side::Local, peer, json } => (Port::Local, peer, json),
+                Output::BackUp { file } => {
+                    self.backup = Some(PathBuf::from(file));
+                    continue;
+                }
                 Output::Cut { key } => {
                     let cut = self.peers.cut(key.as_bytes());
                     log::info!("cut {cut} connections of {key}");

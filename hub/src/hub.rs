@@ -23,6 +23,7 @@ use crate::store::{
 };
 
 mod assembly;
+mod backup;
 mod clients;
 mod door;
 mod events;
@@ -143,6 +144,8 @@ pub enum Input<'a> {
         /// What came of it.
         outcome: Result<Committed, StoreError>,
     },
+    /// What came of [`Output::BackUp`]: the copy's size in bytes.
+    BackedUp(Result<u64, StoreError>),
     /// The configuration was read anew.
     Reloaded {
         /// Who may ask now.
@@ -213,6 +216,8 @@ pub struct Hub {
     pipeline: Pipe,
     outputs: outputs::Outputs,
     waiters: waiters::Waiters,
+    /// Who waits for the copy that is being made.
+    backup: Option<pipeline::ReplyTo>,
     consumers: std::collections::BTreeMap<fieldpost_wire::Name, ConsumerRecord>,
     extent: Extent,
     counters: status::Counters,
@@ -286,6 +291,7 @@ impl Hub {
             pipeline: Pipe::new(),
             outputs: outputs::Outputs::default(),
             waiters: waiters::Waiters::default(),
+            backup: None,
             consumers,
             extent: restored.extent,
             counters: status::Counters::default(),
@@ -314,6 +320,7 @@ impl Hub {
             Input::Unwatched { side, topic } => self.watches.remove(side, topic),
             Input::Committed { batch, outcome: Ok(committed) } => self.committed(batch, committed),
             Input::Committed { batch, outcome: Err(error) } => self.not_committed(batch, &error),
+            Input::BackedUp(outcome) => self.backed_up(outcome),
             Input::Reloaded { clients, retention } => self.reload(clients, retention),
             Input::Process { resident, cut } => {
                 self.counters.resident = resident;

@@ -237,6 +237,14 @@ requests! {
     }
     /// `status`
     Status {}
+    /// `backup`
+    Backup {
+        /// An absolute path on the hub's host, where nothing is yet.
+        file: String,
+        /// Who asks, for the audit trail.
+        #[serde(default)]
+        origin: String,
+    }
     /// `audit`
     Audit {
         /// Older than this place.

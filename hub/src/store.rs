@@ -7,6 +7,7 @@
 //! [`sqlite`] is the store; [`memory`] is its model for the simulated world; both pass one test.
 
 use std::fmt;
+use std::path::Path;
 
 use fieldpost_wire::{Name, OutboxId, RunId, UnixMillis};
 
@@ -454,7 +455,20 @@ pub trait Store {
     /// # Errors
     /// [`StoreError`]; the batch is untouched and may be given again.
     fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError>;
+
+    /// Copies itself, as it is at the end of it, into a new file, in small steps. After each step
+    /// `between` is called with what commits a batch; when it says `false` the copy is given up.
+    /// Gives the copy's size in bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then there is no such file, or it is what was there before.
+    fn back_up(&mut self, to: &Path, between: &mut Between<'_>) -> Result<u64, StoreError>;
 }
+
+/// Commits a batch in the middle of something else.
+pub type Commit<'c> = dyn FnMut(&Batch) -> Result<Committed, StoreError> + 'c;
+/// What is done between two steps of something long; says whether to go on.
+pub type Between<'b> = dyn FnMut(&mut Commit<'_>) -> bool + 'b;
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

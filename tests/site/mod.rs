@@ -344,6 +344,11 @@ impl Site {
         self.wait_for_hub();
     }
 
+    /// Starts the hub without waiting for it to answer.
+    pub fn start_hub_unwatched(&mut self) {
+        self.hub = start_hub(self.dir.path(), &self.place);
+    }
+
     pub fn local(&self) -> Address {
         Address::Local { socket: self.path("hub.sock"), events: self.path("events.sock") }
     }

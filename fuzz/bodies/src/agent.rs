@@ -16,8 +16,10 @@ use fieldpost_wire::{
 use crate::bytes::Bytes;
 
 mod bench;
+mod disk;
 
 pub use bench::Bench;
+pub use disk::Disk;
 
 /// Most inputs of one sequence.
 const MOST: usize = 2_000;
@@ -27,7 +29,15 @@ const JOBS: [&str; 5] = ["ping", "read", "again", "vitals", "nothing"];
 
 /// Any sequence of inputs.
 pub fn agent_core(data: &[u8]) {
-    let mut bench = Bench::start(Restored::default());
+    lead(Bench::start(Restored::default()), data);
+}
+
+/// Any sequence of inputs, for an agent with a spool.
+pub fn agent_spool(data: &[u8]) {
+    lead(Bench::spooling(Disk::default()), data);
+}
+
+fn lead(mut bench: Bench, data: &[u8]) {
     let mut bytes = Bytes(data);
     for _ in 0..MOST {
         if bytes.is_empty() || bench.has_exited() {
@@ -69,7 +79,8 @@ fn step(bench: &mut Bench, bytes: &mut Bytes<'_>) {
             bench.handle(Input::Storage(&wrong));
         }
         22 => match bytes.byte() {
-            0..200 => bench.reload(bytes.one_in(2)),
+            full @ 0..40 => bench.fill_disk(full % 2 == 0),
+            40..200 => bench.reload(bytes.one_in(2)),
             _ => bench.stop(),
         },
         _ => bench.kill(),

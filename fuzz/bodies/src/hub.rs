@@ -1,5 +1,6 @@
 //! The hub's core with a store in memory, for reports and requests of any bytes.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use fieldpost_hub::config::{Limits, Retention};
@@ -7,7 +8,7 @@ use fieldpost_hub::hub::{Hub, Input, Moment, Now, Output, Settings, Who};
 use fieldpost_hub::protocol::FRAME;
 use fieldpost_hub::store::memory::Memory;
 use fieldpost_hub::store::{Identity, Store as _};
-use fieldpost_wire::{Command, HubId, StartId, Tag, UnixMillis};
+use fieldpost_wire::{Command, HubId, OutboxId, Seq, StartId, Tag, UnixMillis};
 use serde_json::Value;
 
 /// Lines, each of them a client's request. `\n` never stands within a frame of JSON.
@@ -16,15 +17,18 @@ pub fn client_json(data: &[u8]) {
     for frame in data.split(|byte| *byte == b'\n').take(64) {
         centre.request(frame);
     }
-    centre.pass(Duration::from_secs(3600));
+    centre.pass(Duration::from_secs(60));
 }
+
+/// Longer than the hub puts anything off while there is room.
+const SOON: Duration = Duration::from_millis(20);
 
 /// A hub that knows one node.
 pub struct Centre {
     hub: Hub,
     store: Memory,
     at: u64,
-    acked: Vec<Tag>,
+    acked: Vec<(OutboxId, RangeInclusive<Seq>)>,
 }
 
 impl Centre {
@@ -58,6 +62,8 @@ impl Centre {
     pub fn report(&mut self, key: &str, body: &[u8]) {
         self.hub.handle(now(self.at), Input::Report { key, body });
         self.settle();
+        // A batch may wait a little for more.
+        self.pass(SOON);
     }
 
     /// A local client's request.
@@ -65,6 +71,7 @@ impl Centre {
         self.at += 1;
         self.hub.handle(now(self.at), Input::Request { who: Who::Local, peer: b"me", frame });
         self.settle();
+        self.pass(SOON);
     }
 
     /// Time passes.
@@ -78,11 +85,12 @@ impl Centre {
             steps += 1;
             assert!(steps < 100_000, "the hub runs in circles");
         }
+        self.at = end;
     }
 
     /// Whether the node was told that this report is durable.
     pub fn has_acked(&self, tag: Tag) -> bool {
-        self.acked.contains(&tag)
+        self.acked.iter().any(|(outbox, seqs)| *outbox == tag.outbox && seqs.contains(&tag.seq))
     }
 
     /// Sends everything and makes everything durable.
@@ -98,15 +106,14 @@ impl Centre {
                     Output::Publish { body, .. } => {
                         let command = Command::decode(body).expect("the hub encodes what decodes");
                         if let Command::Ack(ack) = command {
-                            let seqs = ack.ranges.iter().map(|range| range.first);
-                            let tags = seqs.map(|seq| Tag { outbox: ack.outbox, seq });
-                            self.acked.extend(tags);
+                            let ranges = ack.ranges.iter();
+                            self.acked.extend(ranges.map(|r| (ack.outbox, r.first..=r.last)));
                         }
                     }
                     Output::Event { json, .. } => {
                         serde_json::from_slice::<Value>(json).expect("events are JSON");
                     }
-                    Output::Cut { .. } => {}
+                    Output::Cut { .. } | Output::BackUp { .. } => {}
                 }
             }
             let Some(batch) = self.hub.take_batch() else { return };

@@ -36,10 +36,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "agent_config", body: agent_config },
     Target { name: "hub_config", body: hub_config },
     Target { name: "agent_core", body: agent_core },
+    Target { name: "agent_spool", body: agent_spool },
+    Target { name: "spool_segment", body: spool_segment },
 ];
 
-pub use agent::agent_core;
+pub use agent::{agent_core, agent_spool};
 pub use config::{agent_config, hub_config};
-pub use files::{journal_file, schedule_file};
+pub use files::{journal_file, schedule_file, spool_segment};
 pub use hub::client_json;
 pub use wire::{command, report};

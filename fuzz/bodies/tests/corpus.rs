@@ -102,3 +102,13 @@ fn any_hub_config_is_taken_or_refused() {
 fn the_agents_core_keeps_its_promises_whatever_comes() {
     fuzzed("agent_core");
 }
+
+#[test]
+fn an_agent_with_a_spool_keeps_its_promises_whatever_comes() {
+    fuzzed("agent_spool");
+}
+
+#[test]
+fn an_agent_starts_with_any_spool() {
+    fuzzed("spool_segment");
+}

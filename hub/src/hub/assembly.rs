@@ -12,6 +12,10 @@ use crate::store::{AwaitingRecord, NodeId, insert_index};
 /// Executions whose chunks are remembered; beyond it all that can be asked for again is forgotten.
 pub const MOST_EXECUTIONS: usize = 65_536;
 
+/// `Finished` reports of one node that wait: far more than an honest one has, whose chunks come
+/// before them. Each holds up to 5 KiB. A further one is neither kept nor acked, and comes again.
+pub const MOST_WAITING: u32 = 1_024;
+
 /// One execution of a run on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Execution {
@@ -47,6 +51,8 @@ struct Parts {
 #[derive(Debug, Default)]
 pub struct Assembly {
     parts: FastMap<Execution, Parts>,
+    /// How many `Finished` reports of each node wait; of those that have some.
+    waiting: FastMap<NodeId, u32>,
 }
 
 impl Assembly {
@@ -56,6 +62,7 @@ impl Assembly {
         let finished =
             Waiting { chunks, received: record.received, tag: None, body: record.body.into() };
         self.parts.insert(execution, Parts { held: record.held, finished: Some(finished) });
+        *self.waiting.entry(execution.node).or_default() += 1;
     }
 
     /// A chunk came. Gives the `Finished` that is complete with it.
@@ -73,14 +80,20 @@ impl Assembly {
     pub fn is_whole(&mut self, execution: Execution, chunks: u32) -> bool {
         let whole = self.parts.get(&execution).is_some_and(|parts| covers(&parts.held, chunks));
         if whole {
-            self.parts.remove(&execution);
+            self.remove(execution);
         }
         whole
     }
 
     /// Forgets an execution that was completed without its chunks. Says whether it was known.
     pub fn forget(&mut self, execution: Execution) -> bool {
-        !self.parts.is_empty() && self.parts.remove(&execution).is_some()
+        !self.parts.is_empty() && self.remove(execution).is_some()
+    }
+
+    /// Whether another `Finished` of this execution's node may wait.
+    pub fn may_wait(&self, execution: Execution) -> bool {
+        self.waiting.get(&execution.node).is_none_or(|&count| count < MOST_WAITING)
+            || self.parts.get(&execution).is_some_and(|parts| parts.finished.is_some())
     }
 
     /// A `Finished` has to wait. Gives whether it is the first one of this execution.
@@ -88,6 +101,9 @@ impl Assembly {
         let parts = self.parts.entry(execution).or_default();
         let first = parts.finished.is_none();
         parts.finished = Some(waiting);
+        if first {
+            *self.waiting.entry(execution.node).or_default() += 1;
+        }
         first
     }
 
@@ -104,7 +120,7 @@ impl Assembly {
 
     /// `Finished` reports that wait.
     pub fn waiting(&self) -> usize {
-        self.parts.values().filter(|parts| parts.finished.is_some()).count()
+        self.waiting.values().map(|&count| count as usize).sum()
     }
 
     fn take_if_whole(&mut self, execution: Execution) -> Option<Waiting> {
@@ -113,7 +129,20 @@ impl Assembly {
         if !covers(&parts.held, chunks) {
             return None;
         }
-        self.parts.remove(&execution)?.finished
+        self.remove(execution)?.finished
+    }
+
+    fn remove(&mut self, execution: Execution) -> Option<Parts> {
+        let parts = self.parts.remove(&execution)?;
+        if parts.finished.is_some()
+            && let Some(count) = self.waiting.get_mut(&execution.node)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&execution.node);
+            }
+        }
+        Some(parts)
     }
 }
 
@@ -152,5 +181,25 @@ mod tests {
         assert!(assembly.chunk(execution(), 3).is_none());
         assert!(assembly.held(execution(), &[(0, 1)]).is_none());
         assert!(assembly.held(execution(), &[(0, 2)]).is_some());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_for_each_node() {
+        let mut assembly = Assembly::default();
+        let of = |number: u32, node: u32| Execution {
+            run: RunId([1; 16]),
+            node: NodeId(node),
+            attempt: number,
+        };
+        for number in 0..MOST_WAITING {
+            assert!(assembly.may_wait(of(number, 1)));
+            assembly.wait(of(number, 1), waiting(1));
+        }
+        assert!(!assembly.may_wait(of(MOST_WAITING, 1)));
+        assert!(assembly.may_wait(of(0, 1)), "the same one comes again");
+        assert!(assembly.may_wait(of(0, 2)), "another node is not to suffer");
+        assert!(assembly.chunk(of(7, 1), 0).is_some());
+        assert!(assembly.may_wait(of(MOST_WAITING, 1)));
+        assert_eq!(assembly.waiting(), MOST_WAITING as usize - 1);
     }
 }

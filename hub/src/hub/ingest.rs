@@ -120,6 +120,9 @@ impl Hub {
         let execution = Execution { run: finished.run, node: id, attempt: finished.attempt.0 };
         let chunks = if finished.output_dropped { 0 } else { finished.chunks };
         if chunks > 0 && !self.assembly.is_whole(execution, chunks) {
+            if !self.assembly.may_wait(execution) {
+                return true; // not acked: it comes again, behind its chunks
+            }
             self.wait_for_chunks(execution, chunks, tag, body);
             return true;
         }

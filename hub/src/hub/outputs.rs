@@ -37,6 +37,11 @@ pub enum Output<'a> {
         /// The key, in Z85.
         key: &'a str,
     },
+    /// The store is to be copied there; answer [`super::Input::BackedUp`].
+    BackUp {
+        /// An absolute path on the hub's host.
+        file: &'a str,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +50,7 @@ enum Kind {
     Event(Side),
     Reply(Side),
     Cut,
+    BackUp,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +87,7 @@ impl Outputs {
             Kind::Event(side) => Output::Event { side, topic: first, json: second },
             Kind::Reply(side) => Output::Reply { side, peer: first, json: second },
             Kind::Cut => Output::Cut { key: std::str::from_utf8(first).unwrap_or_default() },
+            Kind::BackUp => Output::BackUp { file: std::str::from_utf8(first).unwrap_or_default() },
         })
     }
 
@@ -139,6 +146,12 @@ impl Outputs {
     pub fn cut(&mut self, key: &str) {
         let key = self.store(key.as_bytes());
         self.push(Kind::Cut, key, Stored(0..0));
+    }
+
+    /// Asks for a copy of the store.
+    pub fn back_up(&mut self, file: &str) {
+        let file = self.store(file.as_bytes());
+        self.push(Kind::BackUp, file, Stored(0..0));
     }
 
     fn push(&mut self, kind: Kind, first: Stored, second: Stored) {

@@ -190,5 +190,8 @@ impl Hub {
         for waiter in runs {
             self.refuse(&waiter.to, &stopping());
         }
+        if let Some(to) = self.backup.take() {
+            self.refuse(&to, &stopping());
+        }
     }
 }

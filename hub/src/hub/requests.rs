@@ -105,7 +105,7 @@ impl Hub {
             "submit" | "cancel" => (Role::Trigger, true),
             "audit" => (Role::Admin, false),
             "nodes.accept" | "nodes.import" | "nodes.rekey" | "nodes.revoke" | "schedule.set"
-            | "schedule.clear" => (Role::Admin, true),
+            | "schedule.clear" | "backup" => (Role::Admin, true),
             _ => {
                 self.counters.bad_requests += 1;
                 let what = format!("unknown op {op:?}; docs/CLIENT_PROTOCOL.md lists them");
@@ -129,6 +129,7 @@ impl Hub {
             "results" => self.results(to, rights, protocol::read(frame)?),
             "results.commit" => self.results_commit(to, rights, protocol::read(frame)?),
             "status" => self.status(to, protocol::read(frame)?),
+            "backup" => self.back_up(to, rights, &protocol::read(frame)?),
             _ => self.audit_page(to, protocol::read(frame)?),
         });
         if let Err(refusal) = done {

@@ -24,6 +24,7 @@ struct Sent {
     events: Vec<(String, Value)>,
     replies: Vec<Value>,
     cuts: Vec<String>,
+    backups: Vec<String>,
 }
 
 impl Sent {
@@ -125,6 +126,7 @@ impl World {
                     }
                     Output::Reply { json: body, .. } => sent.replies.push(json(body)),
                     Output::Cut { key } => sent.cuts.push(key.to_owned()),
+                    Output::BackUp { file } => sent.backups.push(file.to_owned()),
                 }
             }
             if self.held {
@@ -807,4 +809,20 @@ fn under_load_acks_of_several_batches_go_together_and_soon() {
     }
     assert_eq!(acked, [[(1, 4)], [(5, 8)]]);
     assert_eq!(world.commit().kinds(), ["ack"], "and at rest at once");
+}
+
+#[test]
+fn a_backup_is_made_for_the_hubs_own_host_one_at_a_time() {
+    let mut world = World::with_node();
+    let ask = |world: &mut World, file: &str| world.ask(json!({ "op": "backup", "file": file }));
+    assert_eq!(ask(&mut world, "here").code(), "bad_request");
+    let sent = ask(&mut world, "/backup/hub.sqlite");
+    assert_eq!(sent.backups, ["/backup/hub.sqlite"]);
+    assert!(sent.replies.is_empty(), "it is not there yet");
+    assert_eq!(ask(&mut world, "/backup/other").code(), "busy");
+    let sent = world.handle(Input::BackedUp(Ok(7)));
+    assert_eq!(sent.reply()["bytes"], 7);
+    ask(&mut world, "/backup/other");
+    let full = StoreError::Failing("no space is left".to_owned());
+    assert_eq!(world.handle(Input::BackedUp(Err(full))).code(), "backup_failed");
 }

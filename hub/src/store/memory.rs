@@ -368,6 +368,14 @@ impl Memory {
 }
 
 impl Store for Memory {
+    fn back_up(
+        &mut self,
+        _: &std::path::Path,
+        _: &mut super::Between<'_>,
+    ) -> Result<u64, StoreError> {
+        Err(StoreError::Failing("a store in memory has no file to copy".to_owned()))
+    }
+
     fn restore(&mut self) -> Result<Restored, StoreError> {
         let alive =
             |trigger: &&TriggerRecord| trigger.closed.is_none_or(|tally| tally.inferred > 0);

@@ -5,15 +5,16 @@
 //! added, and the newest one is never removed, so that no offset is given twice.
 //!
 //! The file is locked for this process alone: two hubs on one file would give out the same
-//! numbers. Copy it while the hub is stopped, or with a snapshot of the file system.
+//! numbers. `fieldpost backup` copies it meanwhile ([`backup`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Answer, Batch, Committed, Extent, Identity, Restored, Store, StoreError};
+use super::{Answer, Batch, Between, Committed, Extent, Identity, Restored, Store, StoreError};
 
+mod backup;
 mod read;
 mod restore;
 mod sweep;
@@ -60,7 +61,7 @@ impl Sqlite {
         store.check_kind()?;
         store.prepare().map_err(explain)?;
         store.migrate(fresh)?;
-        store.extent = store.measure().map_err(explain)?;
+        store.extent = measure(&store.db).map_err(explain)?;
         Ok(store)
     }
 
@@ -136,36 +137,6 @@ impl Sqlite {
         }
         Ok(())
     }
-
-    fn measure(&self) -> rusqlite::Result<Extent> {
-        let number = |sql: &str| -> rusqlite::Result<u64> {
-            let value: Option<i64> =
-                self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
-            Ok(value.unwrap_or(0).cast_unsigned())
-        };
-        let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
-        Ok(Extent {
-            newest: number("SELECT max(id) FROM results")?,
-            oldest: number("SELECT min(id) FROM results")?,
-            bytes: pages * number("PRAGMA page_size")?,
-        })
-    }
-
-    fn write(&mut self, batch: &Batch) -> rusqlite::Result<(u64, u64)> {
-        if batch.records().is_empty() && batch.changes().is_empty() {
-            return Ok((0, 0));
-        }
-        // Dropped unfinished, a transaction is rolled back.
-        let transaction = self.db.transaction()?;
-        let swept = write::changes(&transaction, batch)?;
-        let fresh = write::records(&transaction, batch)?;
-        transaction.commit()?;
-        Ok((fresh, swept))
-    }
-
-    fn answer(&self, batch: &Batch) -> rusqlite::Result<Vec<Answer>> {
-        batch.queries().iter().map(|query| read::answer(&self.db, query)).collect()
-    }
 }
 
 impl Store for Sqlite {
@@ -174,18 +145,54 @@ impl Store for Sqlite {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
-        let explain = |path: &Path, error| explain(path, &error);
-        let (fresh, swept) = self.write(batch).map_err(|error| explain(&self.path, error))?;
-        self.extent.newest += fresh;
-        if self.extent.oldest == 0 && fresh > 0 {
-            self.extent.oldest = 1;
-        }
-        if batch.changes().iter().any(|change| matches!(change, super::Change::Sweep { .. })) {
-            self.extent = self.measure().map_err(|error| explain(&self.path, error))?;
-        }
-        let answers = self.answer(batch).map_err(|error| explain(&self.path, error))?;
-        Ok(Committed { extent: self.extent, answers, fresh, swept })
+        commit(&self.db, &mut self.extent, batch).map_err(|error| explain(&self.path, &error))
     }
+
+    fn back_up(&mut self, to: &Path, between: &mut Between<'_>) -> Result<u64, StoreError> {
+        let Self { db, path, extent } = self;
+        let mut commit =
+            |batch: &Batch| commit(db, extent, batch).map_err(|error| explain(path, &error));
+        backup::back_up(db, to, &mut || between(&mut commit))
+    }
+}
+
+fn commit(db: &Connection, extent: &mut Extent, batch: &Batch) -> rusqlite::Result<Committed> {
+    let (fresh, swept) = write(db, batch)?;
+    extent.newest += fresh;
+    if extent.oldest == 0 && fresh > 0 {
+        extent.oldest = 1;
+    }
+    if batch.changes().iter().any(|change| matches!(change, super::Change::Sweep { .. })) {
+        *extent = measure(db)?;
+    }
+    let answers = batch.queries().iter().map(|query| read::answer(db, query));
+    let answers = answers.collect::<rusqlite::Result<Vec<Answer>>>()?;
+    Ok(Committed { extent: *extent, answers, fresh, swept })
+}
+
+fn write(db: &Connection, batch: &Batch) -> rusqlite::Result<(u64, u64)> {
+    if batch.records().is_empty() && batch.changes().is_empty() {
+        return Ok((0, 0));
+    }
+    // Dropped unfinished, a transaction is rolled back. None is ever begun within another.
+    let transaction = db.unchecked_transaction()?;
+    let swept = write::changes(&transaction, batch)?;
+    let fresh = write::records(&transaction, batch)?;
+    transaction.commit()?;
+    Ok((fresh, swept))
+}
+
+fn measure(db: &Connection) -> rusqlite::Result<Extent> {
+    let number = |sql: &str| -> rusqlite::Result<u64> {
+        let value: Option<i64> = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(value.unwrap_or(0).cast_unsigned())
+    };
+    let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
+    Ok(Extent {
+        newest: number("SELECT max(id) FROM results")?,
+        oldest: number("SELECT min(id) FROM results")?,
+        bytes: pages * number("PRAGMA page_size")?,
+    })
 }
 
 /// Turns SQLite's memory statistics off: each allocation would take a lock for them.

@@ -1,5 +1,6 @@
 //! The store's own thread: it commits one batch at a time, and says when it is done.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -14,10 +15,17 @@ pub struct Done {
     pub outcome: Result<Committed, StoreError>,
 }
 
+/// What the thread is to do.
+enum Work {
+    Commit(Box<Batch>),
+    BackUp(PathBuf),
+}
+
 /// A store on a thread of its own. Dropping it waits for what was given to it.
 pub struct StoreThread {
-    work: Option<SyncSender<Box<Batch>>>,
+    work: Option<SyncSender<Work>>,
     done: Receiver<Done>,
+    backed_up: Receiver<Result<u64, StoreError>>,
     thread: Option<JoinHandle<()>>,
     busy: bool,
 }
@@ -32,19 +40,46 @@ impl StoreThread {
         mut store: Box<dyn Store + Send>,
         wake: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (work, incoming) = sync_channel::<Box<Batch>>(1);
+        // A batch, and a backup beside it.
+        let (work, incoming) = sync_channel::<Work>(2);
         let (outgoing, done) = sync_channel(1);
+        let (copied, backed_up) = sync_channel(1);
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             step_back();
-            while let Ok(batch) = incoming.recv() {
-                let outcome = store.commit(&batch);
-                if outgoing.send(Done { batch, outcome }).is_err() {
-                    return;
-                }
+            let tell = |batch, outcome| {
+                let heard = outgoing.send(Done { batch, outcome }).is_ok();
                 wake();
+                heard
+            };
+            while let Ok(work) = incoming.recv() {
+                match work {
+                    Work::Commit(batch) => {
+                        let outcome = store.commit(&batch);
+                        if !tell(batch, outcome) {
+                            return;
+                        }
+                    }
+                    Work::BackUp(file) => {
+                        let outcome = store.back_up(&file, &mut |commit| {
+                            match incoming.try_recv() {
+                                Ok(Work::Commit(batch)) => {
+                                    let outcome = commit(&batch);
+                                    tell(batch, outcome)
+                                }
+                                // The core asks for one at a time.
+                                Ok(Work::BackUp(_)) | Err(TryRecvError::Empty) => true,
+                                Err(TryRecvError::Disconnected) => false,
+                            }
+                        });
+                        if copied.send(outcome).is_err() {
+                            return;
+                        }
+                        wake();
+                    }
+                }
             }
         })?;
-        Ok(Self { work: Some(work), done, thread: Some(thread), busy: false })
+        Ok(Self { work: Some(work), done, backed_up, thread: Some(thread), busy: false })
     }
 
     /// Whether a batch is with the store.
@@ -57,11 +92,26 @@ impl StoreThread {
     pub fn commit(&mut self, batch: Box<Batch>) {
         debug_assert!(!self.busy, "one batch at a time");
         self.busy = true;
-        if let Some(work) = &self.work
-            && work.send(batch).is_err()
+        self.give(Work::Commit(batch));
+    }
+
+    /// Has the store copied into a new file, while it goes on; see [`Self::take_backed_up`]. Only
+    /// one copy at a time.
+    pub fn back_up(&self, file: PathBuf) {
+        self.give(Work::BackUp(file));
+    }
+
+    fn give(&self, work: Work) {
+        if let Some(channel) = &self.work
+            && channel.send(work).is_err()
         {
             log::error!("the store's thread has ended");
         }
+    }
+
+    /// What came of a copy, when it is done: its size.
+    pub fn take_backed_up(&self) -> Option<Result<u64, StoreError>> {
+        self.backed_up.try_recv().ok()
     }
 
     /// The batch that it is done with, if it is.

@@ -23,6 +23,8 @@ pub struct Centre {
     pub committing: Option<Box<Batch>>,
     /// The tick that was asked for.
     pub tick_at: Option<Time>,
+    /// By how much the wall clock is off, in milliseconds.
+    pub skew_ms: i64,
 }
 
 impl Centre {
@@ -34,12 +36,14 @@ impl Centre {
             store: Memory::new(Identity { hub: HubId([1; 16]), epoch: seed | 1 }),
             committing: None,
             tick_at: None,
+            skew_ms: 0,
         }
     }
 
     /// The hub's clocks.
-    pub fn now(time: Time) -> Now {
-        Now { moment: Moment(time / 1000), wall: UnixMillis(BIRTH + time / 1000) }
+    pub fn now(&self, time: Time) -> Now {
+        let wall = (BIRTH + time / 1000).saturating_add_signed(self.skew_ms);
+        Now { moment: Moment(time / 1000), wall: UnixMillis(wall) }
     }
 
     /// Starts the hub with what its store holds.
@@ -61,7 +65,7 @@ impl Centre {
             bugs: plan.hub_bugs,
         };
         let restored = self.store.restore().expect("the model always opens");
-        self.hub = Some(Hub::new(settings, restored, Self::now(time)));
+        self.hub = Some(Hub::new(settings, restored, self.now(time)));
         self.tick_at = None;
     }
 }

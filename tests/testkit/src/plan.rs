@@ -84,6 +84,8 @@ pub enum Fault {
     FillDisk(usize, Time),
     /// A node's wall clock is set by so many seconds.
     SetClock(usize, i64),
+    /// The hub's wall clock is set by so many seconds.
+    SetHubClock(i64),
 }
 
 impl Plan {
@@ -100,6 +102,11 @@ impl Plan {
         let mut faults = Vec::new();
         for _ in 0..rng.usize(0..8) {
             faults.push((rng.u64(0..busy), fault(&mut rng, nodes)));
+        }
+        // Of its own seed, so that what else happens is what it was without it.
+        let mut clock = Rng::with_seed(seed ^ 0xc10c);
+        if clock.u32(0..4) == 0 {
+            faults.push((clock.u64(0..busy), Fault::SetHubClock(clock.i64(-7200..7200))));
         }
         wishes.sort_by_key(|(time, _)| *time);
         wishes.push((busy + 30 * SECOND, Wish::NoSchedule));

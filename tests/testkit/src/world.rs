@@ -247,6 +247,10 @@ impl<'p> World<'p> {
                 self.break_link(node);
             }
             Fault::Break(node) => self.break_link(node),
+            Fault::SetHubClock(seconds) => {
+                self.centre.skew_ms += seconds * 1000;
+                self.tell_hub(HubInput::Tick);
+            }
             Fault::SetClock(node, seconds) => {
                 self.nodes[node].skew_ms += seconds * 1000;
                 self.tell_agent(node, AgentInput::Tick);
@@ -390,8 +394,9 @@ impl<'p> World<'p> {
     // ---- the hub --------------------------------------------------------------------------
 
     fn tell_hub(&mut self, input: HubInput<'_>) {
+        let now = self.centre.now(self.time);
         if let Some(hub) = &mut self.centre.hub {
-            hub.handle(Centre::now(self.time), input);
+            hub.handle(now, input);
             self.drive_hub();
         }
     }
@@ -409,7 +414,7 @@ impl<'p> World<'p> {
                     todo.push(Todo::Down(topic.to_vec(), body.to_vec()));
                 }
                 HubOutput::Reply { json, .. } => todo.push(Todo::Reply(json.to_vec())),
-                HubOutput::Event { .. } | HubOutput::Cut { .. } => {}
+                HubOutput::Event { .. } | HubOutput::Cut { .. } | HubOutput::BackUp { .. } => {}
             }
         }
         let batch = if self.centre.committing.is_none() { hub.take_batch() } else { None };
@@ -483,7 +488,7 @@ impl<'p> World<'p> {
         if link.attempt != attempt || !link.wanted || self.nodes[node].agent.is_none() {
             return;
         }
-        let now = Centre::now(self.time);
+        let now = self.centre.now(self.time);
         let key = self.nodes[node].key.clone();
         let cut = self.time < link.cut_until;
         let welcome = match &mut self.centre.hub {

@@ -8,10 +8,13 @@ use fieldpost_agent::agent::{
     Agent, Identity, Input, Now, Output, Restored, Settings, Slot, Usage, Vitals,
 };
 use fieldpost_agent::config::Config;
+use fieldpost_agent::spool::Done;
 use fieldpost_wire::{
     Ack, Attempt, Command, Exit, List, OutboxId, Report, RunId, Schedule, ScheduleVersion, Seq,
     SeqRange, StartId, Tag, UnixMillis, limits,
 };
+
+use super::disk::Disk;
 
 /// The hub's time when the bench was built.
 pub const HUB_START: UnixMillis = UnixMillis(1_795_600_000_000);
@@ -50,8 +53,18 @@ on_restart = "rerun"
 overlap = "queue"
 "#;
 
-fn settings() -> Settings {
-    Config::parse(Path::new("agent.toml"), CONFIG).expect("it is right").agent
+fn config(spools: bool) -> Config {
+    let spool = if spools {
+        "[outbox]\nspool = { path = \"/spool\", max = \"1 MiB\", durability = \"always\" }"
+    } else {
+        "[outbox]"
+    };
+    let text = CONFIG.replace("[outbox]", spool);
+    Config::parse(Path::new("agent.toml"), &text).expect("it is right")
+}
+
+fn settings(spools: bool) -> Settings {
+    config(spools).agent
 }
 
 type Execution = (RunId, Attempt);
@@ -74,14 +87,15 @@ pub struct Bench {
     starts: u8,
     journal: Vec<u8>,
     schedule: Option<Vec<u8>>,
+    disk: Option<Disk>,
     busy: BTreeMap<usize, Busy>,
     /// Every execution ever, over all starts of the agent.
     executed: BTreeSet<Execution>,
     /// Those of this start: each must end, and be told.
     owed: BTreeSet<Execution>,
-    /// Reliable reports by their seq, as they were first sent.
-    reliable: BTreeMap<u64, Vec<u8>>,
-    unacked: BTreeSet<u64>,
+    /// Reliable reports by their place, as they were first sent.
+    reliable: BTreeMap<(OutboxId, u64), Vec<u8>>,
+    unacked: BTreeSet<(OutboxId, u64)>,
     refusals: usize,
     failures: usize,
     ready: bool,
@@ -94,8 +108,21 @@ pub struct Bench {
 impl Bench {
     /// An agent that starts with these files.
     pub fn start(restored: Restored<'_>) -> Self {
+        Self::with(restored, None)
+    }
+
+    /// An agent that starts with these files, and with a spool.
+    pub fn spooling(mut disk: Disk) -> Self {
+        let recovered = disk.recover(&[]);
+        let restored = Restored { spool: Some(&recovered), ..Restored::default() };
+        Self::with(restored, Some(disk))
+    }
+
+    fn with(restored: Restored<'_>, disk: Option<Disk>) -> Self {
+        let settings = settings(disk.is_some());
         let mut bench = Self {
-            agent: Agent::new(settings(), restored, identity(1), now(BOOT, 0, true)),
+            agent: Agent::new(settings, restored, identity(1), now(BOOT, 0, true)),
+            disk,
             at: BOOT,
             skew_ms: 0,
             synchronised: true,
@@ -122,12 +149,15 @@ impl Bench {
     /// The agent's process is killed, its programs with it, and started again.
     pub fn kill(&mut self) {
         self.starts = self.starts.wrapping_add(1);
+        let recovered = self.disk.as_mut().map(|disk| disk.recover(&self.journal));
         let restored = Restored {
             journal: &self.journal,
             schedule: self.schedule.as_deref(),
+            spool: recovered.as_ref(),
             ..Restored::default()
         };
-        self.agent = Agent::new(settings(), restored, identity(self.starts), self.now());
+        let settings = settings(self.disk.is_some());
+        self.agent = Agent::new(settings, restored, identity(self.starts), self.now());
         self.busy.clear();
         self.owed.clear();
         self.reliable.clear();
@@ -220,7 +250,7 @@ impl Bench {
 
     /// The configuration is read again, with all jobs or without any.
     pub fn reload(&mut self, all: bool) {
-        let mut config = Config::parse(Path::new("agent.toml"), CONFIG).expect("it is right");
+        let mut config = config(self.disk.is_some());
         if !all {
             config.agent.jobs.clear();
         }
@@ -229,15 +259,18 @@ impl Bench {
 
     /// The hub acks the oldest so many reports.
     pub fn ack(&mut self, count: usize) {
-        let seqs: Vec<u64> = self.unacked.iter().copied().take(count).collect();
-        for seqs in seqs.chunks(limits::ACK_RANGES) {
-            let mut room = [0; 20 * limits::ACK_RANGES];
-            let ranges = seqs.iter().map(|&seq| SeqRange { first: Seq(seq), last: Seq(seq) });
-            let ranges = List::encode(&mut room, ranges).expect("two varints have 20 bytes");
-            for seq in seqs {
-                self.unacked.remove(seq);
+        let places: Vec<_> = self.unacked.iter().copied().take(count).collect();
+        for of_one in places.chunk_by(|a, b| a.0 == b.0) {
+            for places in of_one.chunks(limits::ACK_RANGES) {
+                let mut room = [0; 20 * limits::ACK_RANGES];
+                let ranges =
+                    places.iter().map(|&(_, seq)| SeqRange { first: Seq(seq), last: Seq(seq) });
+                let ranges = List::encode(&mut room, ranges).expect("two varints have 20 bytes");
+                for place in places {
+                    self.unacked.remove(place);
+                }
+                self.hear(&Command::Ack(Ack { outbox: of_one[0].0, ranges }));
             }
-            self.hear(&Command::Ack(Ack { outbox: self.outbox(), ranges }));
         }
     }
 
@@ -245,6 +278,7 @@ impl Bench {
     pub fn settle(&mut self) {
         self.reload(true);
         (self.refusals, self.failures) = (0, 0);
+        self.fill_disk(false);
         let stopped = self.stopped;
         for _ in 0..200 {
             self.set_clock(0, true);
@@ -284,6 +318,13 @@ impl Bench {
     fn without_schedule(&mut self) {
         let version = ScheduleVersion { epoch: 9, counter: 1 };
         self.hear(&Command::Schedule(Schedule { version, entries: List::empty() }));
+    }
+
+    /// The disk is full, or takes something again.
+    pub fn fill_disk(&mut self, full: bool) {
+        if let Some(disk) = &mut self.disk {
+            disk.full = full;
+        }
     }
 
     /// Whether the agent has come to its end.
@@ -333,7 +374,7 @@ impl Bench {
                 }
                 Output::Send(body) => {
                     let sent = (&mut self.reliable, &mut self.unacked, &mut self.owed);
-                    self.hello |= book(body, self.starts, sent);
+                    self.hello |= book(body, sent);
                     Some(Input::Sent)
                 }
                 Output::Start { slot } => {
@@ -379,6 +420,29 @@ impl Bench {
                     self.schedule = Some(bytes.to_vec());
                     None
                 }
+                Output::Spool(work) => {
+                    let disk = self.disk.as_mut().expect("a spool has a disk");
+                    // `work` borrows the agent that is to be told: its bytes are done with before.
+                    let mut read = Vec::new();
+                    let mut failed = None;
+                    let mut was_read = false;
+                    disk.perform(work, |done| match done {
+                        Done::Read(bytes) => {
+                            read.extend_from_slice(bytes);
+                            was_read = true;
+                        }
+                        Done::Failed(why) => failed = Some(why.to_owned()),
+                        Done::Well => {}
+                    });
+                    let done = match (&failed, was_read) {
+                        (Some(why), _) => Done::Failed(why),
+                        (None, true) => Done::Read(&read),
+                        (None, false) => Done::Well,
+                    };
+                    let now = self.now();
+                    self.agent.handle(now, Input::Spooled(done));
+                    None
+                }
                 Output::WantVitals => Some(Input::Vitals(Vitals::default())),
                 Output::Ready => {
                     self.ready = true;
@@ -399,21 +463,23 @@ impl Bench {
     }
 }
 
-type Books<'b> =
-    (&'b mut BTreeMap<u64, Vec<u8>>, &'b mut BTreeSet<u64>, &'b mut BTreeSet<Execution>);
+type Books<'b> = (
+    &'b mut BTreeMap<(OutboxId, u64), Vec<u8>>,
+    &'b mut BTreeSet<(OutboxId, u64)>,
+    &'b mut BTreeSet<Execution>,
+);
 
 /// A report left: what is reliable is always the same bytes under the same seq. Says whether it
 /// was a `Hello`.
-fn book(body: &[u8], starts: u8, (reliable, unacked, owed): Books<'_>) -> bool {
+fn book(body: &[u8], (reliable, unacked, owed): Books<'_>) -> bool {
     assert!(body.len() <= limits::BODY, "a report of {} bytes", body.len());
     let (tag, report) = Report::decode(body).expect("an agent encodes what decodes");
     if let Report::Finished(finished) = report {
         owed.remove(&(finished.run, finished.attempt));
     }
     let Some(Tag { outbox, seq }) = tag else { return matches!(report, Report::Hello(_)) };
-    assert_eq!(outbox, identity(starts).outbox);
-    unacked.insert(seq.0);
-    let first = reliable.entry(seq.0).or_insert_with(|| body.to_vec());
+    unacked.insert((outbox, seq.0));
+    let first = reliable.entry((outbox, seq.0)).or_insert_with(|| body.to_vec());
     // A result may have been sent before its output was dropped, which it then says.
     if !matches!(report, Report::Finished(_)) {
         assert_eq!(first, body, "two reports under one seq");
