@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -190,16 +192,25 @@ def database(live: Live) -> Iterator[Any]:
     engine.dispose()
 
 
+# SQLite would give a number again.
+_numbers = itertools.count(1000)
+
+
 def defer(live: Live, trigger_of: Callable[[int], Any], most: int = DEFERRED) -> None:
     """Makes the tasks of ``wide`` deferred, as if each had been run, which takes half an hour."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.trigger import Trigger
-    from sqlalchemy import select
+    from sqlalchemy import delete, select, update
 
-    wide = select(TaskInstance).where(TaskInstance.dag_id == "wide")
+    of_wide = TaskInstance.dag_id == "wide"
+    wide = select(TaskInstance).where(of_wide)
     with database(live) as session:
+        session.execute(update(TaskInstance).where(of_wide).values(trigger_id=None))
+        session.execute(update(TaskInstance).where(of_wide).values(state="scheduled"))
+        session.execute(delete(Trigger))
         for ti in session.scalars(wide.order_by(TaskInstance.map_index).limit(most)).all():
             row = Trigger.from_object(trigger_of(ti.map_index))
+            row.id = next(_numbers)
             session.add(row)
             session.flush()
             ti.state, ti.trigger_id, ti.try_number = "deferred", row.id, 1
@@ -358,6 +369,8 @@ def dags(live: Live) -> None:
 
 
 def main() -> None:
+    # So that what it has started ends with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     rows = sys.argv[1:] or ["operator", "dags", "triggerer"]
     site = Site(Path(tempfile.mkdtemp(prefix="fp.")), nodes=1)
     try:
