@@ -321,7 +321,8 @@ def triggerer(site: Site, live: Live) -> None:
     seen: list[int] = []
 
     def go_on(pid: int) -> None:
-        eventually("all wait at the hub", lambda: waiting(site) >= DEFERRED, 120.0)
+        # Each asks anew every minute: at no moment do quite all of them wait.
+        eventually("they wait at the hub", lambda: waiting(site) >= DEFERRED * 0.9, 120.0)
         seen.append(sockets(pid, site.ports[2]))
         site.start("gw-1")
         eventually("all are scheduled again", lambda: len(resumed(live)) == DEFERRED, 600.0)
