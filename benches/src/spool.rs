@@ -506,7 +506,7 @@ fn healthy(bench: &Bench) -> Outcome<()> {
     hub.import(&[("bench".to_owned(), key)])?;
     let agent = rig::Agent::start(&bench.programs, &place)?;
     agent.welcomed()?;
-    let mut client = hub.client_with(&["job/"])?;
+    let mut client = hub.client_with(&["job/ping/", "job/true/", "job/vitals/"])?;
     let before = written_to_disk(agent.pid());
     let (begin, mut runs) = (Instant::now(), 0u32);
     while begin.elapsed() < Duration::from_secs(seconds) {
