@@ -321,7 +321,7 @@ impl Agent {
             Stage::Draining { .. } | Stage::Stopping { .. } => {}
             Stage::Emptying { until } => {
                 // With a spool nothing is gained by waiting for a hub that is away.
-                let kept = self.link.is_away() && self.spool.as_ref().is_some_and(Spool::is_well);
+                let kept = self.is_away() && self.spool.as_ref().is_some_and(Spool::is_well);
                 if self.outbox.len() == 0 || kept || boot >= until {
                     self.save = Save::Clean;
                     self.stage = Stage::Exiting;

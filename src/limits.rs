@@ -11,7 +11,7 @@
 //! | schedule: body 60 KiB, 64 entries × 0.5 KiB | 92 KiB |
 //! | journal: being written 64 KiB | 64 KiB |
 //! | answers 128 × (64 B + detail 256 B), scratch 2 × 60 KiB | 160 KiB |
-//! | spool: a write 128 KiB, the window 3 × 128 KiB, the index 2 bits a record, a segment being read 128 KiB | 0.9 MiB |
+//! | spool: a write 128 KiB, the window 6 × 128 KiB, the index 2 bits a record, a segment being read 128 KiB | 1.3 MiB |
 //! | I/O: what programs write, what built-in jobs write, their JSON (16 KiB each), a stack for starting programs | 80 KiB |
 //!
 //! All of it is untouched, and so takes no memory, until there is that much to hold; what was
@@ -129,9 +129,13 @@ pub const SEGMENT: usize = 128 * 1024;
 /// Most records of a segment: as many as small reports fill it with.
 pub const SEGMENT_RECORDS: usize = 1024;
 
-/// Segments that are read back at once: enough that the next is under way while the hub commits
+/// Segments that are read back at once: enough that the next are under way while the hub commits
 /// the last.
-pub const WINDOW_SEGMENTS: usize = 3;
+pub const WINDOW_SEGMENTS: usize = 6;
+
+/// Segments that wait to be synced, besides the one that is written: 2 MiB, which a slow card takes in
+/// a fifth of a second.
+pub const UNSYNCED_SEGMENTS: usize = 15;
 
 /// A report that is unacked for so long goes to disk (`spill`): what it promises is 2 s, and
 /// reports of a tenth of a second count as of one age.

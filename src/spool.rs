@@ -37,8 +37,8 @@
 //! what it has by (node, run, attempt, index), stores none of them twice. A record's bytes are
 //! those that went over the wire: it keeps its outbox id and seq.
 //!
-//! Only the last segment is written, and it is synced before the next one begins: what a power cut
-//! can tear is the end of one file.
+//! Only the last segment is written. Segments are synced oldest first, [`UNSYNCED_SEGMENTS`] at the
+//! latest after they were begun: what a power cut can tear is the end of all.
 //!
 //! # What is written when
 //!
@@ -63,7 +63,7 @@ use std::time::Duration;
 use fieldpost_wire::{Attempt, OutboxId, RunId, Seq, Tag};
 
 use crate::heartbeat::DropCounts;
-use crate::limits::{DROPPED_RUNS, SEGMENT, SPILL_AFTER, SPOOL_RETRY};
+use crate::limits::{DROPPED_RUNS, SEGMENT, SPILL_AFTER, SPOOL_RETRY, UNSYNCED_SEGMENTS};
 use crate::outbox::Outbox;
 
 pub(crate) mod flow;
@@ -175,7 +175,9 @@ pub(crate) struct Spool {
     /// The segment that is being written.
     active: Option<u32>,
     next_number: u32,
-    /// When the active segment has to be synced.
+    /// Segments before it that are not synced, oldest first.
+    unsynced: VecDeque<u32>,
+    /// When these and the active segment have to be synced.
     sync_at: Option<Duration>,
     /// When something was appended last.
     appended_at: Duration,
@@ -307,6 +309,7 @@ impl Spool {
             window: Window::default(),
             active: None,
             next_number: 1,
+            unsynced: VecDeque::with_capacity(UNSYNCED_SEGMENTS),
             sync_at: None,
             appended_at: now,
             errand: Errand::None,
@@ -429,8 +432,26 @@ impl Spool {
     fn bury(&mut self, number: u32) {
         let moving = self.moving.as_ref().map(|moving| moving.from);
         let in_use = [self.active, moving, self.retiring].contains(&Some(number));
-        if !in_use && !self.doomed.contains(&number) {
-            self.doomed.push_back(number);
+        if in_use || self.doomed.contains(&number) {
+            return;
+        }
+        self.doomed.push_back(number);
+        let waited = self.unsynced.len();
+        self.unsynced.retain(|&unsynced| unsynced != number);
+        if self.unsynced.is_empty()
+            && self.active.is_none()
+            && (waited > 0 || self.sync_at.is_some())
+        {
+            self.all_synced();
+        }
+    }
+
+    /// Nothing that was written waits to be synced.
+    fn all_synced(&mut self) {
+        self.sync_at = None;
+        self.synced = self.spooled;
+        if let Some(from) = self.retiring.take() {
+            self.bury(from);
         }
     }
 
@@ -552,7 +573,7 @@ impl Spool {
     /// When there will be something to do.
     pub(crate) fn next_deadline(&self, outbox: &Outbox) -> Option<Duration> {
         if let Health::Failing { until } = self.health {
-            return Some(until);
+            return Some(self.sync_at.map_or(until, |at| at.min(until)));
         }
         let last_age = self.ages.back().map_or(self.aged, |&(_, seq)| seq);
         let unaged = (outbox.len() > 0 && last_age < outbox.last())
@@ -592,9 +613,11 @@ impl Spool {
         self.trouble.push_str("the spool can't be used: ");
         self.trouble.push_str(why);
         self.health = Health::Failing { until: now + SPOOL_RETRY };
-        // Whatever became of its end: it is not written on.
+        // Whatever became of its end: it is not written on. What was written before is synced.
+        if let (Some(active), Some(_)) = (self.active, self.sync_at) {
+            self.unsynced.push_back(active);
+        }
         self.active = None;
-        self.sync_at = None;
         self.takes.clear();
     }
 

@@ -19,6 +19,7 @@ mod latency;
 mod machine;
 mod ports;
 mod rig;
+mod spool;
 mod store;
 
 use figures::Table;
@@ -43,6 +44,7 @@ rows:
   load       an agent under full load: does its memory stay
   size       the agent's binary
   start      exec → Welcome
+  spool      append, recovery, drain and memory of a full spool; what is written while all is well
 
   --quick    fewer samples, and no 5 M results
   --full     ten minutes each for rest and load
@@ -83,7 +85,7 @@ struct Bench {
 }
 
 type Row = fn(&Bench) -> Outcome<()>;
-const ROWS: [(&str, Row); 7] = [
+const ROWS: [(&str, Row); 8] = [
     ("latency", latency::run),
     ("ingest", ingest::reports),
     ("fanout", ingest::fan_out),
@@ -91,6 +93,7 @@ const ROWS: [(&str, Row); 7] = [
     ("load", footprint::under_load),
     ("size", footprint::size),
     ("start", footprint::start),
+    ("spool", spool::run),
 ];
 
 fn main() -> ExitCode {

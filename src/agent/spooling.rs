@@ -11,10 +11,10 @@ use crate::trigger::{Place, State};
 impl Agent {
     /// Whether the spool has something to be done, which [`Spool::work`] then tells.
     pub(super) fn prepare_spool(&mut self) -> bool {
+        let away = self.is_away();
         let Self { spool: Some(spool), outbox, drops, link, settings, rng, .. } = self else {
             return false;
         };
-        let away = link.is_away();
         let needs = Needs {
             now: self.now.boot,
             outbox,
@@ -103,7 +103,7 @@ impl Agent {
     /// While no hub takes reports, memory that is needed is that of what is on disk.
     pub(super) fn relieve(&mut self) {
         let size = self.outbox.size();
-        if self.link.is_away() && self.outbox.free() < size / 2 {
+        if self.is_away() && self.outbox.free() < size / 2 {
             self.let_go(size / 2 + size / 8);
         }
     }

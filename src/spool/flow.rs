@@ -10,7 +10,7 @@ use super::window::Wanted;
 use super::{
     DAY, Done, Durability, Errand, Health, IDLE, Lost, Moving, Needs, Placed, Spool, Work,
 };
-use crate::limits::SYNC_AFTER;
+use crate::limits::{SYNC_AFTER, UNSYNCED_SEGMENTS};
 use crate::outbox::{self, Outbox};
 use fieldpost_wire::Seq;
 
@@ -58,7 +58,12 @@ impl Spool {
         }
         if let Health::Failing { until } = self.health {
             if now < until || needs.ending {
-                return self.load(needs);
+                let due = self.sync_at.is_some_and(|at| now >= at || needs.ending);
+                let segment = self.unsynced.front().copied().filter(|_| due);
+                return match segment {
+                    Some(segment) => Some(Errand::Sync { segment }),
+                    None => self.load(needs),
+                };
             }
             self.health = Health::Well;
             self.spooled = Seq(0);
@@ -67,7 +72,8 @@ impl Spool {
             self.budget = super::Budget { began: now, used: 0 };
             self.look_again();
         }
-        let sync = self.sync_at.and(self.active).map(|segment| Errand::Sync { segment });
+        let unsynced = self.unsynced.front().copied().or(self.active);
+        let sync = self.sync_at.and(unsynced).map(|segment| Errand::Sync { segment });
         if self.sync_at.is_some_and(|at| now >= at) && sync.is_some() {
             return sync;
         }
@@ -81,7 +87,6 @@ impl Spool {
             .filter(|_| self.idle_active() && (needs.ending || now >= self.appended_at + IDLE))
         {
             self.active = None;
-            self.sync_at = None;
             self.bury(segment);
         }
         let at_once = needs.ending
@@ -115,6 +120,7 @@ impl Spool {
         let segment = self.index.oldest_away()?;
         if self.active == Some(segment) {
             if self.sync_at.is_some() {
+                let segment = self.unsynced.front().copied().unwrap_or(segment);
                 return Some(Errand::Sync { segment });
             }
             self.active = None;
@@ -270,8 +276,11 @@ impl Spool {
             }
             if let Some(full) = self.active {
                 if self.sync_at.is_some() {
-                    self.must_sync = true;
-                    return Err(Filled::SyncFirst);
+                    if self.unsynced.len() == UNSYNCED_SEGMENTS {
+                        self.must_sync = true;
+                        return Err(Filled::SyncFirst);
+                    }
+                    self.unsynced.push_back(full);
                 }
                 self.active = None;
                 if self.index.get(full).is_some_and(|segment| segment.living() == 0) {
@@ -312,26 +321,33 @@ impl Spool {
         match (errand, done) {
             (Errand::None | Errand::SetAside { .. }, _) => {}
             (Errand::Append { segment }, Done::Failed(why)) => {
-                self.fail(now, why);
                 if self.index.get(segment).is_some_and(|segment| segment.records == 0) {
                     self.index.remove(segment);
+                    self.active = None;
                 }
+                self.fail(now, why);
             }
             (Errand::Append { segment }, _) => self.appended(now, segment, outbox),
             (Errand::Sync { segment }, Done::Failed(why)) => {
+                let others = std::mem::take(&mut self.unsynced);
+                self.active = None;
+                self.sync_at = None;
                 self.fail(now, why);
                 // Whether it is on disk nobody knows; what is in memory is written again.
-                outbox.unspool(segment, |spot, kind| {
-                    self.index.release(spot, of_outbox(kind));
-                });
-            }
-            (Errand::Sync { .. }, _) => {
-                self.sync_at = None;
-                self.synced = self.spooled;
-                self.recover();
-                if let Some(from) = self.retiring.take() {
-                    self.bury(from);
+                for number in others.into_iter().chain([segment]) {
+                    outbox.unspool(number, |spot, kind| {
+                        self.index.release(spot, of_outbox(kind));
+                    });
                 }
+            }
+            (Errand::Sync { segment }, _) => {
+                self.recover();
+                self.unsynced.retain(|&number| number != segment);
+                let more = self.active.is_some_and(|active| active != segment);
+                if more || !self.unsynced.is_empty() {
+                    return;
+                }
+                self.all_synced();
             }
             (Errand::Delete { segment }, done) => {
                 if let Done::Failed(why) = done {
@@ -529,6 +545,10 @@ impl Spool {
         });
         let living = self.index.get(number).map_or(0, Segment::living);
         self.count_damaged(u64::from(living));
+        self.unsynced.retain(|&other| other != number);
+        if self.unsynced.is_empty() && self.active.is_none() {
+            self.all_synced();
+        }
         self.taken.retain(|taken| taken.2.segment != number);
         for dropped in &mut self.dropped {
             dropped.spot = dropped.spot.filter(|spot| spot.segment != number);

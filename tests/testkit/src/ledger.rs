@@ -8,10 +8,14 @@ use fieldpost_hub::store::{Batch, Change, NodeId, Outcome, Record, ResultRecord,
 
 use fieldpost_wire::{Ack, Attempt, OutboxId, Report, RunId, Tag};
 
-use crate::world::Time;
+use crate::world::{SECOND, Time};
 
 /// Which execution of which run on which node.
 pub type Execution = (usize, RunId, Attempt);
+
+/// How long a hub takes to write down that a result is coming: it waits a second, then for the commit
+/// under way, then for its own.
+const UNWRITTEN: Time = 4 * SECOND;
 
 /// Something that must hold does not.
 #[derive(Debug, Clone)]
@@ -54,7 +58,7 @@ pub struct Ledger {
     /// Nodes whose disk did not take what it was given.
     disk_failed: BTreeSet<usize>,
     /// Executions whose node said that the result is coming.
-    coming: BTreeSet<Execution>,
+    coming: BTreeMap<Execution, Time>,
     /// What was committed.
     chunks: BTreeSet<(NodeId, RunId, u32, u32)>,
     finished: BTreeSet<(NodeId, RunId, u32)>,
@@ -119,8 +123,13 @@ impl Ledger {
     }
 
     /// The hub heard that a result is coming.
-    pub fn coming(&mut self, execution: Execution) {
-        self.coming.insert(execution);
+    pub fn coming(&mut self, execution: Execution, time: Time) {
+        self.coming.entry(execution).or_insert(time);
+    }
+
+    /// The hub is killed: what it heard in the last moments, it had not written down.
+    pub fn hub_killed(&mut self, time: Time) {
+        self.coming.retain(|_, at| *at + UNWRITTEN <= time);
     }
 
     /// A program ended, and its agent heard of it.
@@ -142,7 +151,7 @@ impl Ledger {
         taken.extend(executed.keys().filter(|e| e.0 == node && !ended.contains_key(e)));
         // What was safe may run again too: that it was accepted is known from its end only, and
         // that may have been acked, with the trigger still under way.
-        coming.retain(|execution| execution.0 != node || ended.contains_key(execution));
+        coming.retain(|execution, _| execution.0 != node || ended.contains_key(execution));
     }
 
     /// An agent is killed: what it holds unacked may be lost, if it came in the last `kept`.
@@ -208,7 +217,7 @@ impl Ledger {
                         self.finished.insert((*node, *run, *attempt));
                     } else if *outcome == Outcome::Lost
                         && let Some(&index) = self.nodes.get(node)
-                        && self.coming.contains(&(index, *run, Attempt(*attempt)))
+                        && self.coming.contains_key(&(index, *run, Attempt(*attempt)))
                     {
                         self.complain(format!("{run} is lost though its result was coming"));
                     }

@@ -262,6 +262,7 @@ impl<'p> World<'p> {
         if self.centre.hub.take().is_none() {
             return;
         }
+        self.ledger.hub_killed(self.time);
         if let Some(batch) = self.centre.committing.take()
             && self.rng.bool()
         {
@@ -521,7 +522,7 @@ impl<'p> World<'p> {
         if let Ok((_, Report::State(state))) = Report::decode(body)
             && state.state == RunState::Coming
         {
-            self.ledger.coming((node, state.run, state.attempt));
+            self.ledger.coming((node, state.run, state.attempt), self.time);
         }
         let key = self.nodes[node].key.clone();
         self.tell_hub(HubInput::Report { key: &key, body });
