@@ -83,6 +83,9 @@ class Live:
             "AIRFLOW__CORE__DAGS_FOLDER": f"{home}/dags",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__PARALLELISM": "4",
+            # The first task of a busy machine loads all of Airflow in this time.
+            "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
@@ -225,6 +228,8 @@ class Live:
         logs = sorted((folder / f"run_id={first['dag_run_id']}").rglob("*.log"))
         mine = [log for log in logs if first["map_index"] < 0 or self._is_of(log, first)]
         said = "\n".join(log.read_text(errors="replace")[-6000:] for log in mine)
+        scheduler = (self.home / "scheduler.log").read_text(errors="replace").splitlines()
+        said += "\n".join(line for line in scheduler if "[error" in line or "Error" in line)[-3000:]
         return f"{len(failed)} of {len(tasks)} tasks failed; the first one's log:\n{said}"
 
     @staticmethod
