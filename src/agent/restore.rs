@@ -233,14 +233,16 @@ impl Agent {
         let boot = std::iter::once(Record::Boot { id: *boot_id });
         let settled = known.iter().flat_map(|(_, entry)| {
             let (run, attempt, deadline) = (entry.run, entry.attempt, entry.deadline);
+            let (job, cause, wall) = ("-", Cause::Trigger, UnixMillis(0));
+            let took = Took { run, attempt, deadline, job, cause, wall, boot_ms: 0 };
             let records = match entry.state {
                 State::Tombstone => [Some(Record::Tombstone { run, attempt, deadline }), None],
                 State::Settled if deadline.0 != 0 => {
-                    let (job, cause) = ("-", Cause::Trigger);
-                    let wall = UnixMillis(0);
-                    let took = Took { run, attempt, deadline, job, cause, wall, boot_ms: 0 };
                     [Some(Record::Took(took)), Some(Record::Settled { run, attempt })]
                 }
+                // Its end may be in the spool alone, and go from there once it is acked. If it is
+                // in memory, what follows says more of it.
+                State::Coming if deadline.0 != 0 => [Some(Record::Took(took)), None],
                 State::Settled
                 | State::Free
                 | State::Waiting
