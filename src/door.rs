@@ -149,14 +149,14 @@ pub enum Input<'a> {
     Refused,
     /// The socket may have room again. Harmless when it was not asked for.
     Writable,
-    /// The program runs. `start_ticks` is field 22 of `/proc/<pid>/stat`: with the pid it names
-    /// the process beyond doubt.
+    /// The program runs. With its pid the time at which it began to start names the process.
     Started {
         /// Which run.
         slot: Slot,
         /// Its process, the leader of its own group.
         pid: u32,
-        /// When that process started, in clock ticks after boot.
+        /// The boot clock just before that process was started, in ticks as field 22 of
+        /// `/proc/<pid>/stat` has them.
         start_ticks: u64,
     },
     /// The run could not be started, or (built-in jobs) could not do its work. The slot is free.

@@ -3,6 +3,7 @@
 
 use super::{Agent, Stage};
 use crate::door::WhenFull;
+use crate::journal::Record;
 use crate::outbox::{self, Owner};
 use crate::spool::segment::Kind;
 use crate::spool::{Done, Lost, Needs, Spool};
@@ -54,6 +55,7 @@ impl Agent {
             Kind::Finished => {
                 if let (Some(place), Some(serial)) = (place, serial) {
                     self.known.set(place, serial, State::Settled);
+                    self.journal.push(&Record::Settled { run, attempt });
                 }
             }
             Kind::Missed | Kind::Dropped | Kind::Took => {}

@@ -315,7 +315,7 @@ impl Spool {
 
     // ---- answers -----------------------------------------------------------------------------
 
-    /// What came of the last [`Spool::poll`].
+    /// What came of the last need that was handed out.
     pub(crate) fn done(&mut self, now: Duration, done: Done<'_>, outbox: &mut Outbox) {
         let errand = std::mem::replace(&mut self.errand, Errand::None);
         match (errand, done) {

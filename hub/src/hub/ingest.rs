@@ -26,7 +26,12 @@ impl Hub {
         match Report::decode(body) {
             Ok((tag, report)) => {
                 self.counters.reports += 1;
-                if tag.is_some() && self.pipeline.failing.is_some() {
+                let stored = tag.is_some()
+                    || matches!(
+                        report,
+                        Report::Output(_) | Report::Finished(_) | Report::Missed(_)
+                    );
+                if stored && self.pipeline.failing.is_some() {
                     // Not acked: it comes again.
                     self.counters.unstored += 1;
                     return;

@@ -15,9 +15,9 @@ use crate::protocol::{
 };
 use crate::store::{AuditRecord, Change, ConsumerRecord, ResultRecord};
 
-/// Consumers that are remembered.
+/// Consumers that are remembered: each may hold retention back, and a person looks at the list.
 const MOST_CONSUMERS: usize = 1_000;
-/// Of those, made by one client that is no admin.
+/// Of those, made by one client that is no admin: it is not to take up the others' room.
 const MOST_OF_ONE: usize = 100;
 /// A node id that no node has: a filter that lets nothing through.
 const NOBODY: NodeId = NodeId(0);
@@ -105,7 +105,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         self.need_store()?;
         let name = request.consumer;
-        let owner = self.owner_of(&name, rights)?;
+        let owner = self.owner_of(&name, rights, request.offset.is_some())?;
         let Some(offset) = request.offset else {
             let known = self.consumers.remove(&name).is_some();
             self.pipeline.change(Change::NoConsumer(name.clone()));
@@ -135,7 +135,7 @@ impl Hub {
     }
 
     /// Whose consumer this is, or becomes; refused where it is not this client's to move.
-    fn owner_of(&self, name: &Name, rights: &Rights) -> Result<String, Refusal> {
+    fn owner_of(&self, name: &Name, rights: &Rights, new: bool) -> Result<String, Refusal> {
         let admin = rights.need(Role::Admin, "results.commit").is_ok();
         if let Some(known) = self.consumers.get(name) {
             if admin || known.owner == rights.name {
@@ -148,7 +148,7 @@ impl Hub {
             return Err(Refusal::new("not_allowed", what));
         }
         let own = self.consumers.values().filter(|known| known.owner == rights.name).count();
-        if !admin && own >= MOST_OF_ONE {
+        if new && !admin && own >= MOST_OF_ONE {
             let what = format!(
                 "{} has {MOST_OF_ONE} consumers already; commit offset null to remove one",
                 rights.name

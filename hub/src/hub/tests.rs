@@ -826,3 +826,23 @@ fn a_backup_is_made_for_the_hubs_own_host_one_at_a_time() {
     let full = StoreError::Failing("no space is left".to_owned());
     assert_eq!(world.handle(Input::BackedUp(Err(full))).code(), "backup_failed");
 }
+
+#[test]
+fn a_closed_trigger_whose_results_were_swept_away_stays_closed_after_a_restart() {
+    let mut world = World::with_node();
+    world.submit();
+    world.pass(120_000);
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let mut batch = crate::store::Batch::default();
+    let (before, keep_after) = (UnixMillis(0), u64::MAX);
+    batch.change(crate::store::Change::Sweep { before, bytes: 0, keep_after, rows: 100 });
+    assert_eq!(world.store.commit(&batch).unwrap().swept, 1);
+    let mut world = world.restart();
+    world.report(A, None, &hello(&mut [0; 256], 1));
+    world.pass(120_000);
+    assert_eq!(world.outcomes(), [(Outcome::Ok, Source::Node)]);
+    let sent = world.ask(json!({ "op": "runs" }));
+    assert_eq!(sent.reply()["runs"][1]["failed"], 1);
+    assert_eq!(sent.reply()["runs"][1]["open"], 0);
+}

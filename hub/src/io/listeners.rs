@@ -13,8 +13,7 @@ use nix::sys::stat::fstat;
 
 use crate::hub::Side;
 
-/// Subscriptions that are told apart; of those beyond it nobody can take one back, until its
-/// connection ends.
+/// Most subscriptions: some 20 MB of them. One beyond it is not made.
 const MOST: usize = 200_000;
 
 /// See the module.
@@ -46,11 +45,12 @@ impl Connection {
 }
 
 impl Listeners {
-    /// A connection asks for a topic. Says whether it did not have it before.
+    /// A connection asks for a topic. Says whether it is to have it: not if it has it already, has
+    /// ended meanwhile, or there are too many.
     pub fn add(&mut self, side: Side, topic: &[u8], fd: Option<RawFd>) -> bool {
-        let Some(connection) = fd.and_then(Connection::of) else { return true };
+        let Some(connection) = fd.and_then(Connection::of) else { return false };
         if self.count >= MOST {
-            return true;
+            return false;
         }
         let listeners = self.topics.entry((side, topic.into())).or_default();
         if listeners.contains(&connection) {
@@ -64,7 +64,10 @@ impl Listeners {
     /// A connection takes a topic back. Says whether it had it.
     pub fn remove(&mut self, side: Side, topic: &[u8], fd: RawFd) -> bool {
         let connection = Connection::of(fd);
-        self.take(side, topic, |listener| Some(*listener) == connection)
+        let had = self.take(side, topic, |listener| Some(*listener) == connection);
+        // It may have ended right behind this.
+        self.stale |= !had;
+        had
     }
 
     /// Some connection that asked for a topic has ended. Says whether it had it.

@@ -63,6 +63,13 @@ impl Triggers {
             target.persisted = true;
             target.state = step.until.map_or(State::Published, State::Accepted);
         }
+        if let Some(closed) = trigger.record.closed {
+            // It is over, also where its results were swept away for their size.
+            trigger.tally = closed;
+            self.remember(run);
+            self.standing.add(&trigger);
+            return;
+        }
         let cancelled = trigger.record.cancelled.is_some();
         for i in 0..trigger.targets.len() {
             let target = &mut trigger.targets[i];
@@ -77,11 +84,8 @@ impl Triggers {
         }
         self.remember(run);
         if trigger.open == 0 {
-            // The last result was stored, the closing was not: or it stands on an inference.
-            if trigger.record.closed != Some(trigger.tally) {
-                cx.pipeline.change(Change::Closed { run, tally: trigger.tally });
-                trigger.record.closed = Some(trigger.tally);
-            }
+            // The last result was stored, the closing was not.
+            cx.pipeline.change(Change::Closed { run, tally: trigger.tally });
             self.standing.add(&trigger);
             return;
         }

@@ -13,7 +13,7 @@ use crate::hub::Pipe;
 use crate::hub::fast::FastMap;
 use crate::store::{Change, NodeId, Outcome, STANDING_RUNS, Source, Tally};
 
-/// Inferred nodes of all triggers that are kept, 12 B each; beyond it the oldest trigger goes.
+/// Inferred nodes of all triggers that are kept: 12 B each, so some 6 MB; beyond it the oldest trigger goes.
 const MOST_NODES: usize = 500_000;
 
 /// See the module.
@@ -52,7 +52,10 @@ impl Standing {
         self.nodes += inferred.len();
         self.runs.insert(run, Stood { tally: trigger.tally, inferred });
         self.order.push_back(run);
-        while self.order.len() > STANDING_RUNS || (self.nodes > MOST_NODES && self.runs.len() > 1) {
+        while self.runs.len() > STANDING_RUNS
+            || self.order.len() > 2 * STANDING_RUNS
+            || (self.nodes > MOST_NODES && self.runs.len() > 1)
+        {
             let Some(oldest) = self.order.pop_front() else { return };
             if let Some(gone) = self.runs.remove(&oldest) {
                 self.nodes -= gone.inferred.len();
