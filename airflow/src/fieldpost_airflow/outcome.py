@@ -12,7 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from fieldpost_airflow.protocol import FieldpostError, Json, NodeState, RunState
+from fieldpost_airflow.protocol import (
+    PASSING,
+    FieldpostError,
+    HubAway,
+    Json,
+    NodeState,
+    Refused,
+    RunState,
+)
 
 OutputKind = Literal["json", "text", "lines", "path"]
 OUTPUT_KINDS = get_args(OutputKind)
@@ -184,6 +192,9 @@ def collect(
         try:
             result |= read(node)
         except FieldpostError as error:
+            if isinstance(error, HubAway) or (isinstance(error, Refused) and error.code in PASSING):
+                # It is there, and can be read in a moment: the task's next try goes on with it.
+                raise
             if node.ok:
                 unreadable[node.node] = str(error)
             result["note"] = str(error)

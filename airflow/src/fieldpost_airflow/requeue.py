@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
@@ -53,14 +54,16 @@ def requeue(dag_run: DagRun) -> None:
     session = object_session(dag_run)
     if session is None:
         return
-    for asset_id in left_behind(session, dag_run.dag_id):
-        session.execute(_queued(session, {"asset_id": asset_id, "target_dag_id": dag_run.dag_id}))
+    for asset_id, newest in left_behind(session, dag_run.dag_id):
+        # Not this machine's time: the events have the triggerer's, and a run takes those up to it.
+        row = {"asset_id": asset_id, "target_dag_id": dag_run.dag_id, "created_at": newest}
+        session.execute(_queued(session, row))
         log.info("More results came while %s was made: they start another run", dag_run.run_id)
 
 
-def left_behind(session: Session, dag_id: str) -> list[int]:
+def left_behind(session: Session, dag_id: str) -> list[tuple[int, datetime]]:
     """The watched assets of a DAG with events after its newest run, and without a place in the
-    queue."""
+    queue; each with the time of its newest event."""
     from airflow.models.asset import (
         AssetDagRunQueue,
         AssetEvent,
@@ -79,9 +82,16 @@ def left_behind(session: Session, dag_id: str) -> list[int]:
         .scalar_subquery()
     )
     asset = DagScheduleAssetReference.asset_id
-    return list(
-        session.scalars(
-            select(asset).where(
+    latest = (
+        select(func.max(AssetEvent.timestamp))
+        .where(AssetEvent.asset_id == asset)
+        .correlate(DagScheduleAssetReference)
+        .scalar_subquery()
+    )
+    return [
+        (asset_id, at)
+        for asset_id, at in session.execute(
+            select(asset, latest).where(
                 DagScheduleAssetReference.dag_id == dag_id,
                 exists().where(
                     AssetWatcherModel.asset_id == asset,
@@ -94,7 +104,7 @@ def left_behind(session: Session, dag_id: str) -> list[int]:
                 ),
             )
         )
-    )
+    ]
 
 
 def _queued(session: Session, row: Mapping[str, Any]) -> Insert:

@@ -282,7 +282,10 @@ class ResultStream(SharedStreamProducer):
         consumers = status.get("consumers", ())
         for known in consumers:
             if known.get("name") == self.trigger.consumer:
-                return int(known["offset"])
+                offset = int(known["offset"])
+                # Refused at once if it is another client's, not after a result was delivered.
+                await self.commit(offset)
+                return offset
         if len(consumers) >= _MOST_LISTED:
             # It may be known and not be listed: to start anew would lose what it has not read.
             raise FieldpostError(
