@@ -141,19 +141,15 @@ impl Drop for StoreThread {
     }
 }
 
-/// Makes this thread stand back: on a single core a commit must not hold up a trigger. As a batch
-/// thread it does not preempt whoever runs when it wakes; its share stays large enough where the
-/// machine is busy with other things.
-#[expect(unsafe_code, reason = "sched_setscheduler(2) and setpriority(2) have no safe wrapper")]
+/// Lowers this thread's priority: on a single core a commit must not hold up a trigger. Not by
+/// much: its share stays large enough where the machine is busy with other things.
+#[expect(unsafe_code, reason = "setpriority(2) has no safe wrapper")]
 fn step_back() {
     const NICE: i32 = 5;
-    // SAFETY: plain system calls on our own thread id; on Linux both are the thread's. The
-    // parameter is a valid structure, of which this policy uses nothing.
+    // SAFETY: plain system calls on our own thread id; on Linux the priority is the thread's.
     let failed = unsafe {
         let thread = libc::syscall(libc::SYS_gettid);
-        let parameter: libc::sched_param = std::mem::zeroed();
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameter)
-            | libc::setpriority(libc::PRIO_PROCESS, libc::id_t::try_from(thread).unwrap_or(0), NICE)
+        libc::setpriority(libc::PRIO_PROCESS, libc::id_t::try_from(thread).unwrap_or(0), NICE)
     };
     if failed != 0 {
         log::debug!("the store's thread keeps its priority");
