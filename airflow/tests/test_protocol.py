@@ -233,3 +233,21 @@ def test_an_unreadable_output_is_no_success() -> None:
     assert unreadable == {"n": "not JSON"}
     assert results["n"]["note"] == "not JSON"
     assert not outcome.judge(run, 1.0, unreadable=unreadable).enough
+
+
+@pytest.mark.parametrize("away", [HubAway("no answer"), Refused("busy", "later")])
+def test_outputs_that_can_be_read_in_a_moment_are_not_given_up(away: FieldpostError) -> None:
+    run = protocol.RunState(
+        "r",
+        True,
+        1,
+        (protocol.NodeState("n", "ok", True, {"status": "ok", "bytes": 3}),),
+        None,
+        {},
+    )
+
+    def read(_: protocol.NodeState) -> dict[str, object]:
+        raise away
+
+    with pytest.raises(type(away)):
+        outcome.collect(run, read)
