@@ -205,6 +205,25 @@ fn what_is_live_goes_before_what_waited_on_disk() {
     assert!(first_from_disk.is_some() && end < newest);
 }
 
+/// Two runs leave more than the disk holds; then the hub is back: the output of one is `dropped`,
+/// whole, and the other's is `kept`.
+fn two_large_outputs(world: &mut World, dropped: u8, kept: u8) {
+    for n in 0..2 {
+        let slot = world.started[n];
+        world.feed(slot, 700 * 1024);
+        world.end(slot, Exit::Code(0));
+    }
+    assert!(world.disk.most as u64 <= MIB, "{}", world.disk.most);
+    world.meet_hub();
+    let ends = world.finished();
+    let gone: Vec<_> = ends.iter().filter(|end| end.dropped).map(|end| end.run.0[0]).collect();
+    assert_eq!(gone, [dropped], "{ends:?}");
+    assert_eq!(
+        world.outputs(kept).len() as u32,
+        ends.iter().find(|e| e.run == run(kept)).unwrap().chunks
+    );
+}
+
 #[test]
 fn a_full_spool_drops_the_oldest_output_whole_and_its_end_says_so() {
     let mut world = World::welcomed(spooling(Durability::Spill, MIB));
@@ -215,20 +234,7 @@ fn a_full_spool_drops_the_oldest_output_whole_and_its_end_says_so() {
         }
     }
     // Two at once: a run starts when one has ended.
-    for n in 0..2 {
-        let slot = world.started[n];
-        world.feed(slot, 700 * 1024);
-        world.end(slot, Exit::Code(0));
-    }
-    assert!(world.disk.most as u64 <= MIB, "{}", world.disk.most);
-    world.meet_hub();
-    let ends = world.finished();
-    let dropped: Vec<_> = ends.iter().filter(|end| end.dropped).map(|end| end.run.0[0]).collect();
-    assert_eq!(dropped, [1], "{ends:?}");
-    assert_eq!(
-        world.outputs(2).len() as u32,
-        ends.iter().find(|e| e.run == run(2)).unwrap().chunks
-    );
+    two_large_outputs(&mut world, 1, 2);
     world.pass(61, true);
     assert!(world.drops().unwrap() > 0);
 }
@@ -240,20 +246,7 @@ fn refuse_new_keeps_what_is_on_disk() {
     world.trigger(1, "meter");
     world.trigger(2, "meter");
     world.lose_hub();
-    for n in 0..2 {
-        let slot = world.started[n];
-        world.feed(slot, 700 * 1024);
-        world.end(slot, Exit::Code(0));
-    }
-    assert!(world.disk.most as u64 <= MIB, "{}", world.disk.most);
-    world.meet_hub();
-    let ends = world.finished();
-    let dropped: Vec<_> = ends.iter().filter(|end| end.dropped).map(|end| end.run.0[0]).collect();
-    assert_eq!(dropped, [2], "{ends:?}");
-    assert_eq!(
-        world.outputs(1).len() as u32,
-        ends.iter().find(|e| e.run == run(1)).unwrap().chunks
-    );
+    two_large_outputs(&mut world, 2, 1);
 }
 
 #[test]
