@@ -9,34 +9,34 @@
 //! }
 //! ```
 //!
-//! A socket's descriptor is edge-triggered: sending and receiving on it eat the edge, so each
-//! socket that was touched is asked for its events before a sleep; the others are not, since
-//! poll(2) tells. A receive that found nothing is such a question too. Reports are read in bounded
-//! bursts so that a flood of them holds nobody up.
+//! Reports are read in bounded bursts so that a flood of them holds nobody up.
 
 use std::fmt;
 use std::fs::DirBuilder;
-use std::os::fd::{AsFd as _, BorrowedFd, RawFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use fieldpost_settings::{Problem, key_file};
-use fieldpost_sockets::{Errno, Frame, KeyPair, Socket, check_library, zmq};
+use fieldpost_sockets::{Errno, Frame, KeyPair, check_library, zmq};
 use fieldpost_wire::{HubId, StartId};
 use nix::errno::Errno as Sys;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
 use crate::config::Config;
-use crate::hub::{Door, Hub, Input, Moment, Now, Output, Settings, Side, Who};
-use crate::io::listeners::Listeners;
-use crate::io::peers::Peers;
+use crate::hub::{Door, Hub, Input, Moment, Now, Settings, Side, Who};
 use crate::io::ports::Ports;
 use crate::io::signals::{Signals, Wish};
 use crate::io::wake::{self, Bell};
 use crate::io::{clock, process};
 use crate::store::sqlite::Sqlite;
 use crate::store::{Identity, Store as _, StoreThread};
+
+mod housekeeping;
+mod reach;
+
+use housekeeping::Housekeeping;
+use reach::{Port, Reach};
 
 /// Reports read in one pass: some 200 µs, which is how long they may hold up anything else.
 const REPORTS: usize = 128;
@@ -48,16 +48,6 @@ const HANDSHAKES: usize = 32;
 const REQUESTS: usize = 16;
 /// Subscriptions taken in one pass, from each socket.
 const SUBSCRIPTIONS: usize = 64;
-/// Frames of a message that the protocol has no place for, until its sender is cut.
-const FRAMES: usize = 4;
-/// How often memory is looked at and the watchdog fed, in milliseconds.
-const HOUSEKEEPING_MS: u64 = 1_000;
-/// How often the core hears of the process, in milliseconds.
-const PROCESS_MS: u64 = 5_000;
-/// Memory may grow by so much between two looks before it is asked who hoards.
-const GROWTH: u64 = 64 << 20;
-/// Connections that must have gone before memory is given back to the system.
-const STORM: u64 = 200;
 /// How long a stopping hub waits for its store and its clients, in milliseconds.
 const STOP_MS: u64 = 10_000;
 /// How long the last replies and acks may take to leave, in milliseconds.
@@ -137,40 +127,6 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// What is known of a socket.
-#[derive(Clone, Copy)]
-struct Watch {
-    fd: RawFd,
-    /// There may be something to receive.
-    ready: bool,
-    /// The edge of its descriptor may have been eaten.
-    touched: bool,
-}
-
-/// The sockets, in the order in which a pass goes over them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Port {
-    Zap,
-    Clients,
-    Local,
-    Triggers,
-    Events,
-    LocalEvents,
-    Results,
-}
-
-impl Port {
-    const ALL: [Self; 7] = [
-        Self::Zap,
-        Self::Clients,
-        Self::Local,
-        Self::Triggers,
-        Self::Events,
-        Self::LocalEvents,
-        Self::Results,
-    ];
-}
-
 struct EventLoop {
     hub: Hub,
     reach: Reach,
@@ -184,26 +140,6 @@ struct EventLoop {
     distrust: [bool; 3],
     housekeeping: Housekeeping,
     stopping: Option<Moment>,
-}
-
-/// What sending needs: apart from the core, whose memory the outputs borrow.
-struct Reach {
-    ports: Ports,
-    watches: [Watch; 7],
-    peers: Peers,
-    listeners: Listeners,
-    cut: u64,
-    /// Where the store is to be copied to.
-    backup: Option<PathBuf>,
-}
-
-struct Housekeeping {
-    due: u64,
-    process_due: u64,
-    resident: u64,
-    gone: u64,
-    gone_before: u64,
-    watchdog: bool,
 }
 
 impl EventLoop {
@@ -268,7 +204,9 @@ impl EventLoop {
             if self.hub.next_deadline().is_some_and(|due| due <= now.moment) {
                 self.tell(now, Input::Tick);
             }
-            self.keep_house(now);
+            if let Some(resident) = self.housekeeping.look(now, &mut self.reach) {
+                self.tell_of_process(now, resident);
+            }
             self.give_to_store();
             if self.may_end(now) {
                 return Ok(());
@@ -409,7 +347,7 @@ impl EventLoop {
                 [0, topic @ ..] => {
                     // Without a sender its connection has ended, and libzmq has done the rest.
                     match fd {
-                        None => self.housekeeping.gone += 1,
+                        None => self.housekeeping.count_gone(),
                         Some(_) if self.distrust[index] => {}
                         Some(_) => self.reach.socket(port).dismiss(topic)?,
                     }
@@ -473,30 +411,11 @@ impl EventLoop {
     fn wait(&mut self) -> Result<(), Error> {
         let reports = self.hub.may_read_reports();
         let ms = if self.reach.any_ready(reports)? { 0 } else { self.rest() };
-        let wanted = |port| match port {
-            Port::Results if !reports => PollFlags::empty(),
-            _ => PollFlags::POLLIN,
-        };
-        let socket = |port| PollFd::new(self.reach.fd(port), wanted(port));
-        let [a, b, c, d, e, f, g] = Port::ALL.map(socket);
-        let bell = PollFd::new(self.bell.as_fd(), PollFlags::POLLIN);
-        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-        let mut fds = [a, b, c, d, e, f, g, bell, signals];
-        match poll(&mut fds, PollTimeout::from(ms)) {
-            Ok(0) | Err(Sys::EINTR) => return Ok(()),
-            Ok(_) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let [sockets @ .., bell, signals] = fds.map(|fd| fd.any().unwrap_or(false));
-        for (port, ready) in Port::ALL.into_iter().zip(sockets) {
-            if ready {
-                self.reach.watches[port as usize].ready = true;
-            }
-        }
-        if bell {
+        let woken = self.reach.wait(ms, reports, self.bell.as_fd(), self.signals.as_fd())?;
+        if woken.bell {
             self.bell.silence();
         }
-        if signals {
+        if woken.signals {
             self.wishes()?;
         }
         Ok(())
@@ -505,7 +424,7 @@ impl EventLoop {
     /// How long nothing is due, in milliseconds.
     fn rest(&self) -> u16 {
         let now = clock::now().moment.0;
-        let mut due = self.housekeeping.due;
+        let mut due = self.housekeeping.due();
         if let Some(deadline) = self.hub.next_deadline() {
             due = due.min(deadline.0);
         }
@@ -553,40 +472,10 @@ impl EventLoop {
         false
     }
 
-    fn keep_house(&mut self, now: Now) {
-        let house = &mut self.housekeeping;
-        if now.moment.0 < house.due {
-            return;
-        }
-        house.due = now.moment.0 + HOUSEKEEPING_MS;
-        if house.watchdog {
-            notify(&[NotifyState::Watchdog]);
-        }
-        let resident = process::resident();
-        if resident > house.resident + GROWTH {
-            for key in self.reach.peers.cut_hoarders() {
-                let key = key.as_deref().unwrap_or("of a key that said nothing yet");
-                log::warn!("a connection was cut that sends messages without an end: {key}");
-                self.reach.cut += 1;
-                self.housekeeping.gone += STORM;
-            }
-        }
-        // After thousands of connections have gone glibc keeps their memory; once it is quiet
-        // again, it goes back.
-        let house = &mut self.housekeeping;
-        if house.gone >= STORM && house.gone == house.gone_before {
-            process::trim_memory();
-            house.gone = 0;
-        }
-        house.gone_before = house.gone;
-        house.resident = process::resident();
-        if now.moment.0 >= house.process_due {
-            house.process_due = now.moment.0 + PROCESS_MS;
-            let (resident, cut) = (house.resident, self.reach.cut);
-            self.tell(now, Input::Process { resident, cut });
-            for (side, topic) in self.reach.listeners.sweep() {
-                self.tell(now, Input::Unwatched { side, topic: &topic });
-            }
+    fn tell_of_process(&mut self, now: Now, resident: u64) {
+        self.tell(now, Input::Process { resident, cut: self.reach.cut });
+        for (side, topic) in self.reach.listeners.sweep() {
+            self.tell(now, Input::Unwatched { side, topic: &topic });
         }
     }
 
@@ -599,151 +488,6 @@ impl EventLoop {
             }
         }
         drop(self.store);
-    }
-}
-
-impl Reach {
-    fn new(ports: Ports) -> Result<Self, Error> {
-        let mut reach = Self {
-            ports,
-            watches: [Watch { fd: -1, ready: true, touched: true }; 7],
-            peers: Peers::default(),
-            listeners: Listeners::default(),
-            cut: 0,
-            backup: None,
-        };
-        for port in Port::ALL {
-            reach.watches[port as usize].fd = reach.socket(port).descriptor()?;
-        }
-        Ok(reach)
-    }
-
-    fn socket(&self, port: Port) -> &Socket {
-        match port {
-            Port::Zap => self.ports.zap.socket(),
-            Port::Clients => &self.ports.clients,
-            Port::Local => &self.ports.local,
-            Port::Triggers => &self.ports.triggers,
-            Port::Events => &self.ports.events,
-            Port::LocalEvents => &self.ports.local_events,
-            Port::Results => &self.ports.results,
-        }
-    }
-
-    fn touch(&mut self, port: Port) {
-        self.watches[port as usize].touched = true;
-    }
-
-    /// A receive found nothing: whatever comes now shows at the descriptor.
-    fn settled(&mut self, port: Port) {
-        let watch = &mut self.watches[port as usize];
-        watch.ready = false;
-        watch.touched = false;
-    }
-
-    fn is_ready(&self, port: Port) -> bool {
-        self.watches[port as usize].ready
-    }
-
-    #[expect(unsafe_code, reason = "a BorrowedFd for poll(2)")]
-    fn fd(&self, port: Port) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the socket's mailbox, open as long as the socket is, which
-        // `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.watches[port as usize].fd) }
-    }
-
-    /// Receives a frame; says whether there was one.
-    fn receive(&mut self, port: Port, frame: &mut Frame) -> Result<bool, Error> {
-        self.touch(port);
-        loop {
-            match self.socket(port).receive(frame) {
-                Ok(()) => return Ok(true),
-                Err(Errno::EAGAIN) => {
-                    self.settled(port);
-                    return Ok(false);
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
-    /// Throws the rest of a message away, of which one frame was received, and cuts a sender
-    /// that tries to fill our memory with them.
-    fn skip_message(&mut self, port: Port, frame: &mut Frame) -> Result<(), Error> {
-        let mut frames = 1;
-        while frame.more() && self.receive(port, frame)? {
-            frames += 1;
-        }
-        if frames > FRAMES && self.peers.cut_source(frame.source_fd()) {
-            self.cut += 1;
-        }
-        Ok(())
-    }
-
-    /// Sends everything that the core wants sent.
-    fn deliver(&mut self, hub: &mut Hub) {
-        while let Some(output) = hub.poll_output() {
-            let (port, first, second) = match output {
-                Output::Publish { topic, body } => (Port::Triggers, topic, body),
-                Output::Event { side: Side::Remote, topic, json } => (Port::Events, topic, json),
-                Output::Event { side: Side::Local, topic, json } => {
-                    (Port::LocalEvents, topic, json)
-                }
-                Output::Reply { side: Side::Remote, peer, json } => (Port::Clients, peer, json),
-                Output::Reply { side: Side::Local, peer, json } => (Port::Local, peer, json),
-                Output::BackUp { file } => {
-                    self.backup = Some(PathBuf::from(file));
-                    continue;
-                }
-                Output::Cut { key } => {
-                    let cut = self.peers.cut(key.as_bytes());
-                    log::info!("cut {cut} connections of {key}");
-                    self.cut += cut as u64;
-                    continue;
-                }
-            };
-            self.touch(port);
-            let socket = self.socket(port);
-            // A peer that is gone or does not read loses it: the core sends what must arrive
-            // again, and a client asks again.
-            if let Err(errno) = socket.transmit_more(first).and_then(|()| socket.transmit(second)) {
-                log::debug!("not sent: {errno}");
-            }
-        }
-    }
-
-    /// Whether something can be received now, with the touched sockets asked.
-    fn any_ready(&mut self, reports: bool) -> Result<bool, Error> {
-        let mut any = false;
-        for port in Port::ALL {
-            let index = port as usize;
-            if self.watches[index].touched && !self.watches[index].ready {
-                match self.socket(port).events() {
-                    Ok(events) => self.watches[index].ready = events.readable,
-                    Err(Errno::EINTR) => self.watches[index].ready = true,
-                    Err(errno) => return Err(errno.into()),
-                }
-                self.watches[index].touched = false;
-            }
-            // Reports that are not read now wait, ready.
-            any |= self.watches[index].ready && (port != Port::Results || reports);
-        }
-        Ok(any)
-    }
-}
-
-impl Housekeeping {
-    fn new(now: Now) -> Self {
-        let ms = now.moment.0;
-        Self {
-            due: ms,
-            process_due: ms,
-            resident: process::resident(),
-            gone: 0,
-            gone_before: 0,
-            watchdog: sd_notify::watchdog_enabled().is_some(),
-        }
     }
 }
 
