@@ -1,7 +1,6 @@
 //! Thousands of nodes at the level of the wire: each has its own key, its own two connections, its
 //! own outbox. They do nothing but say what a real agent would say.
 
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use fieldpost_sockets::zmq::{Context, SocketType};
@@ -11,9 +10,10 @@ use fieldpost_wire::{
     OutboxId, Report, RunId, ScheduleVersion, Seq, StartId, Status, Tag, Trigger, UnixMillis,
     node_topic,
 };
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use crate::Outcome;
+use crate::machine::watch;
 use crate::rig::{Hub, now};
 
 /// libzmq makes 1,023 sockets in a context.
@@ -336,14 +336,6 @@ impl Node {
             Err(errno) => Err(errno.into()),
         }
     }
-}
-
-#[expect(unsafe_code, reason = "a BorrowedFd for epoll")]
-fn watch(epoll: &Epoll, socket: &Socket, index: u64) -> Outcome<()> {
-    // SAFETY: the descriptor is the socket's, and the fleet owns both for as long as each other.
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.descriptor()?) };
-    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, index))?;
-    Ok(())
 }
 
 fn random() -> [u8; 16] {

@@ -76,7 +76,13 @@ impl Hops {
     }
 }
 
-fn server(context: &Context, kind: SocketType, secret: &SecretKey, at: &str) -> Outcome<Socket> {
+/// A socket with CURVE, bound.
+pub fn server(
+    context: &Context,
+    kind: SocketType,
+    secret: &SecretKey,
+    at: &str,
+) -> Outcome<Socket> {
     let socket = Socket::new(context, kind)?;
     socket.set_curve_server(true)?;
     socket.set_curve_secretkey(secret.bytes())?;
@@ -84,7 +90,8 @@ fn server(context: &Context, kind: SocketType, secret: &SecretKey, at: &str) -> 
     Ok(socket)
 }
 
-fn client(context: &Context, kind: SocketType, key: &PublicKey, to: &str) -> Outcome<Socket> {
+/// A socket with CURVE and a key of its own, connected.
+pub fn client(context: &Context, kind: SocketType, key: &PublicKey, to: &str) -> Outcome<Socket> {
     let keys = KeyPair::generate();
     let socket = Socket::new(context, kind)?;
     socket.join_curve(key, &keys.public, &keys.secret)?;

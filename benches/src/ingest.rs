@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::figures::{Figure, Series, Target, median, number};
 use crate::fleet::{Fleet, Load};
 use crate::rig::{Hub, Place, run_id};
-use crate::{Bench, Depth, Outcome, hops, machine, store};
+use crate::{Bench, Depth, Outcome, fan, hops, machine, store};
 
 /// A result on the wire, in bytes.
 const BYTES: usize = 256;
@@ -166,12 +166,13 @@ fn find(value: &serde_json::Value, name: &str) -> Option<f64> {
 pub fn fan_out(bench: &Bench) -> Outcome<()> {
     const ROW: &str = "fanout";
     const AGENTS: usize = 1_000;
+    let runs = bench.depth.pick(10, 30, 60);
+    let raw = fan::out(&bench.ports, AGENTS, runs)?;
     let place = Place::make(&bench.dir)?;
     let hub = Hub::start(&bench.programs, &place, &bench.ports)?;
     let mut fleet = Fleet::join(&hub, "fan", AGENTS)?;
     let mut client = hub.client()?;
     let (mut times, mut cpus) = (Series::default(), Series::default());
-    let runs = bench.depth.pick(10, 30, 60);
     for i in 0..runs + 3 {
         let run = run_id().to_string();
         let cpu = machine::cpu_us(hub.pid());
@@ -193,8 +194,11 @@ pub fn fan_out(bench: &Bench) -> Outcome<()> {
     hub.stop();
     let table = &bench.table;
     let what = "one trigger to 1,000 nodes, all results stored, p50";
-    table.add(ROW, &Figure::new(what, times.p50(), "ms", Target::AtMost(30.0)));
+    table.add(ROW, &Figure::new(what, times.p50(), "ms", Target::AtMost(30.0)).beside(raw.0));
     table.add(ROW, &Figure::new("the same, p99", times.p99(), "ms", Target::None));
-    table.add(ROW, &Figure::new("hub CPU for a node", cpus.p50(), "µs", Target::AtMost(25.0)));
+    let cpu = Figure::new("hub CPU for a node", cpus.p50(), "µs", Target::AtMost(25.0));
+    table.add(ROW, &cpu.beside(raw.1));
+    let what = "the floor: raw XPUB → SUB, PUSH → PULL and XPUB → SUB, nothing decoded or stored";
+    table.note(ROW, what);
     Ok(())
 }

@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+use fieldpost_sockets::Socket;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::unistd::Pid;
+
+use crate::Outcome;
 
 /// What the figures were measured on.
 pub fn describe() -> String {
@@ -146,4 +151,13 @@ pub fn is_static(program: &Path) -> bool {
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Watches a socket for messages; `index` says which it is.
+#[expect(unsafe_code, reason = "a BorrowedFd for epoll")]
+pub fn watch(epoll: &Epoll, socket: &Socket, index: u64) -> Outcome<()> {
+    // SAFETY: the descriptor is the socket's, which lives as long as whoever waits.
+    let fd = unsafe { BorrowedFd::borrow_raw(socket.descriptor()?) };
+    epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, index))?;
+    Ok(())
 }

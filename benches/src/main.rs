@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 
 mod child;
+mod fan;
 mod figures;
 mod fleet;
 mod footprint;
@@ -129,6 +130,7 @@ fn play(args: &[String]) -> Outcome<()> {
     match role.as_str() {
         "hops-hub" => hops::hub(args),
         "hops-agent" => hops::agent(args),
+        "fan-hub" => fan::hub(args),
         "pull" => hops::pull(args),
         "awake" => machine::keep_core_awake(),
         other => Err(format!("no such role: {other}").into()),
