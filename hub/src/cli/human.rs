@@ -1,6 +1,8 @@
-//! Times, durations and sizes as people read them.
+//! Times, durations, sizes and results as people read them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
 
 /// Now, in milliseconds since 1970.
 pub fn now_ms() -> u64 {
@@ -83,6 +85,38 @@ pub fn safe(text: &str) -> String {
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
+}
+
+/// How long it took, where it ran.
+pub fn took(result: &Value) -> String {
+    match result["duration_us"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(us) => span(Duration::from_micros(us)),
+    }
+}
+
+/// What else is to be said of a result.
+pub fn note(result: &Value) -> String {
+    let mut notes = Vec::new();
+    if let Some(text) = result["note"].as_str().or_else(|| result["detail"].as_str())
+        && !text.is_empty()
+    {
+        notes.push(safe(text));
+    }
+    for (flag, words) in [
+        ("truncated", "output cut at the job's max_output"),
+        ("output_dropped", "output dropped on the node"),
+        ("inferred", "inferred by the hub"),
+        ("revised", "revised by the node"),
+    ] {
+        if result[flag] == true {
+            notes.push(words.to_owned());
+        }
+    }
+    if result["clock"] == "untrusted" {
+        notes.push("node's clock untrusted".to_owned());
+    }
+    notes.join("; ")
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use fieldpost_wire::Name;
 use serde_json::{Value, json};
 
 use super::connect::{Session, patiently};
-use super::human::{safe, size, time};
-use super::runs;
+use super::human::{note, safe, size, time, took};
 use super::stream::{self, Heard, Interrupt};
 use super::{Failure, ResultsArgs};
 
@@ -171,7 +170,7 @@ fn line(row: &Value) -> String {
         None | Some(0) => String::new(),
         Some(bytes) => size(bytes),
     };
-    for more in [runs::took(row), bytes, text("run_id"), runs::note(row)] {
+    for more in [took(row), bytes, text("run_id"), note(row)] {
         if !more.is_empty() {
             line.push_str("  ");
             line.push_str(&more);

@@ -8,7 +8,7 @@ use fieldpost_wire::RunId;
 use serde_json::{Value, json};
 
 use super::connect::{Session, patiently};
-use super::human::{ago, count, safe, size, span, time};
+use super::human::{ago, count, note, safe, size, time, took};
 use super::stream::{self, Heard, Interrupt, Progress};
 use super::table::Table;
 use super::{CancelArgs, Exit, Failure, RunsArgs, results, schedule, status};
@@ -204,38 +204,6 @@ pub fn table(rows: &[NodeRow]) -> Table {
         ]);
     }
     table
-}
-
-/// How long it took, where it ran.
-pub fn took(result: &Value) -> String {
-    match result["duration_us"].as_u64() {
-        None | Some(0) => String::new(),
-        Some(us) => span(Duration::from_micros(us)),
-    }
-}
-
-/// What else is to be said of a result.
-pub fn note(result: &Value) -> String {
-    let mut notes = Vec::new();
-    if let Some(text) = result["note"].as_str().or_else(|| result["detail"].as_str())
-        && !text.is_empty()
-    {
-        notes.push(safe(text));
-    }
-    for (flag, words) in [
-        ("truncated", "output cut at the job's max_output"),
-        ("output_dropped", "output dropped on the node"),
-        ("inferred", "inferred by the hub"),
-        ("revised", "revised by the node"),
-    ] {
-        if result[flag] == true {
-            notes.push(words.to_owned());
-        }
-    }
-    if result["clock"] == "untrusted" {
-        notes.push("node's clock untrusted".to_owned());
-    }
-    notes.join("; ")
 }
 
 /// The last lines of stderr of those that failed.
