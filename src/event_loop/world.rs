@@ -298,7 +298,7 @@ impl World {
                     Output::Status(text) => {
                         self.manager.status(text);
                         // What the way here needed is not needed again soon.
-                        memory::forget_code();
+                        memory::forget_start();
                         Answer::Nothing
                     }
                     Output::Exit => {
