@@ -91,7 +91,7 @@ pub fn under_load(bench: &Bench) -> Outcome<()> {
     let mut client = hub.client()?;
     let rest = machine::memory(agent.pid()).anonymous;
     let (warm, whole) = bench.depth.pick((5, 15), (20, 60), (60, 600));
-    let (mut early, mut late) = (Series::default(), Series::default());
+    let (mut early, mut late, mut last) = (Series::default(), Series::default(), Series::default());
     let (begin, mut runs, mut sampled) = (Instant::now(), 0_u32, Instant::now());
     let mut under_way = std::collections::VecDeque::new();
     while begin.elapsed() < Duration::from_secs(whole) {
@@ -111,21 +111,38 @@ pub fn under_load(bench: &Bench) -> Outcome<()> {
         if sampled.elapsed() > Duration::from_millis(200) {
             sampled = Instant::now();
             let anonymous = machine::memory(agent.pid()).anonymous;
-            let warmed = begin.elapsed() > Duration::from_secs(warm);
-            if warmed { late.push(anonymous) } else { early.push(anonymous) }
+            let at = begin.elapsed().as_secs();
+            if at < warm {
+                early.push(anonymous)
+            } else {
+                late.push(anonymous)
+            }
+            if at >= whole - warm {
+                last.push(anonymous);
+            }
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
     agent.stop();
     hub.stop();
     let table = &bench.table;
-    let (early, late) = (early.quantile(1.0), late.quantile(1.0));
+    let (early, late, last) = (early.quantile(1.0), late.quantile(1.0), last.p50());
     table.add(
         ROW,
-        &Figure::new("agent under load, anonymous, first", early, "KB", Target::None).beside(rest),
+        &Figure::new(
+            format!("agent under load, anonymous, most in {warm} s"),
+            early,
+            "KB",
+            Target::None,
+        )
+        .beside(rest),
     );
-    let what = format!("the same, most in the {} s after it", whole - warm);
-    table.add(ROW, &Figure::ratio(what, late, "KB", early, Target::AtMost(1.02)));
+    // Does it grow? A peak does not say so: what libzmq queues while the other end is held up
+    // goes back.
+    let what = format!("the same, median of the last {warm} s of {whole}");
+    table.add(ROW, &Figure::ratio(what, last, "KB", early, Target::AtMost(1.02)));
+    let what = format!("the same, most after the first {warm} s");
+    table.add(ROW, &Figure::new(what, late, "KB", Target::None).beside(early));
     table.note(
         ROW,
         &format!(
