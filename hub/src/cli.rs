@@ -43,8 +43,8 @@ mod trigger;
 
 use args::{
     AuditArgs, BackupArgs, CancelArgs, ConfigArgs, Connection, KeyCommand, KeyNewArgs, MOST_TTL,
-    NodesArgs, NodesCommand, NodesListArgs, OptionalSelector, OutputArgs, ResultsArgs, RoleName,
-    RunsArgs, ScheduleCommand, ScheduleSetArgs, Selector, StatusArgs, TriggerArgs,
+    MissedArgs, NodesArgs, NodesCommand, NodesListArgs, OptionalSelector, OutputArgs, ResultsArgs,
+    RoleName, RunsArgs, ScheduleCommand, ScheduleSetArgs, Selector, StatusArgs, TriggerArgs,
 };
 pub use exit::{Exit, Failure};
 

@@ -245,6 +245,18 @@ requests! {
         #[serde(default)]
         origin: String,
     }
+    /// `schedule.missed`
+    Missed {
+        /// Older than this place.
+        #[serde(default)]
+        before: Option<u64>,
+        /// At most so many.
+        #[serde(default = "fifty")]
+        limit: u32,
+        /// Only on this node.
+        #[serde(default)]
+        node: Option<String>,
+    }
     /// `audit`
     Audit {
         /// Older than this place.

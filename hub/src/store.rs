@@ -252,6 +252,25 @@ pub struct AuditRecord {
     pub origin: String,
 }
 
+/// Due times of a schedule's entry at which a node did not run it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedRecord {
+    /// Its place; grows. 0 where it is not stored yet.
+    pub offset: u64,
+    /// The node.
+    pub node: NodeId,
+    /// When the node said so.
+    pub received: UnixMillis,
+    /// The entry's id.
+    pub entry: String,
+    /// The first of the due times.
+    pub from: UnixMillis,
+    /// The last of them.
+    pub to: UnixMillis,
+    /// How many.
+    pub count: u64,
+}
+
 /// Everything that a starting hub must know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
@@ -355,6 +374,15 @@ pub enum Query {
         /// Which execution.
         attempt: u32,
     },
+    /// What schedules missed, newest first.
+    Missed {
+        /// Older than this place.
+        before: Option<u64>,
+        /// At most so many.
+        limit: u32,
+        /// Only on this node.
+        node: Option<NodeId>,
+    },
     /// The audit trail, newest first.
     Audit {
         /// Older than this place.
@@ -405,6 +433,8 @@ pub enum Answer {
         /// The indexes.
         held: Vec<(u32, u32)>,
     },
+    /// To [`Query::Missed`].
+    Missed(Vec<MissedRecord>),
     /// To [`Query::Audit`].
     Audit(Vec<AuditRecord>),
 }

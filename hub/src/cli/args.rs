@@ -363,6 +363,14 @@ A file has the same words:
         #[command(flatten)]
         connection: Connection,
     },
+    /// Show what was due and not run: the node was off, or did not know the time
+    #[command(after_help = "\
+Examples:
+  fieldpost schedule missed
+  fieldpost schedule missed --node gw-017 --limit 10 --json
+
+An entry's catch_up says whether a node runs what it missed later; `once` and `all` do.")]
+    Missed(MissedArgs),
     /// Take a selector's entries away, or one of them
     Clear {
         #[command(flatten)]
@@ -376,6 +384,21 @@ A file has the same words:
         #[command(flatten)]
         connection: Connection,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct MissedArgs {
+    /// Only of this node
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<Name>,
+    /// How many of the latest
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+    /// JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub connection: Connection,
 }
 
 /// Which nodes, or everything that is there.

@@ -10,27 +10,7 @@ use super::{AuditArgs, Failure};
 
 pub fn audit(args: &AuditArgs) -> Result<(), Failure> {
     let mut session = args.connection.open()?;
-    let mut entries = Vec::new();
-    let mut before = Value::Null;
-    while entries.len() < args.limit as usize {
-        let mut fields = json!({ "limit": args.limit as usize - entries.len() });
-        if !before.is_null() {
-            fields["before"] = before.clone();
-        }
-        let mut page = session.call("audit", fields)?;
-        let Value::Array(rows) = page["entries"].take() else { break };
-        if rows.is_empty() {
-            break;
-        }
-        entries.extend(rows);
-        before = page["next"].take();
-        if before.is_null() {
-            break;
-        }
-    }
-    entries.truncate(args.limit as usize);
-    // Pages come newest first; people read downwards to the newest.
-    entries.reverse();
+    let entries = session.latest("audit", json!({}), "entries", args.limit)?;
     if args.json {
         for entry in entries {
             out!("{entry}");

@@ -116,6 +116,31 @@ impl Session {
         Ok(self.client.call(op, fields, self.patience)?)
     }
 
+    /// The latest so many rows of an op that gives them in pages, newest first; here the newest is
+    /// the last, as people read.
+    pub fn latest(
+        &mut self,
+        op: &str,
+        mut fields: Value,
+        rows: &str,
+        limit: u32,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut all = Vec::new();
+        while all.len() < limit as usize {
+            fields["limit"] = (limit as usize - all.len()).into();
+            let mut page = self.call(op, fields.clone())?;
+            let Value::Array(rows) = page[rows].take() else { break };
+            all.extend(rows);
+            fields["before"] = page["next"].take();
+            if fields["before"].is_null() {
+                break;
+            }
+        }
+        all.truncate(limit as usize);
+        all.reverse();
+        Ok(all)
+    }
+
     /// Asks for something that the audit trail records, and says who asks.
     pub fn act(&mut self, op: &str, mut fields: Value) -> Result<Value, Failure> {
         fields["origin"] = origin().into();

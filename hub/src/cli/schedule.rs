@@ -8,9 +8,9 @@ use fieldpost_settings::{Document, Problem, Section, section};
 use fieldpost_wire::Name;
 use serde_json::{Map, Value, json};
 
-use super::human::{count, safe, span};
+use super::human::{count, safe, span, time};
 use super::table::Table;
-use super::{Exit, Failure, ScheduleCommand, ScheduleSetArgs};
+use super::{Exit, Failure, MissedArgs, ScheduleCommand, ScheduleSetArgs};
 
 pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
     match command {
@@ -25,6 +25,7 @@ pub fn run(command: ScheduleCommand) -> Result<(), Failure> {
             let schedules = sets(&mut answer);
             show(&schedules, json)
         }
+        ScheduleCommand::Missed(args) => missed(&args),
         ScheduleCommand::Clear { select, id, json, connection } => {
             let mut session = connection.open()?;
             let select = select.json();
@@ -72,6 +73,31 @@ fn set(args: &ScheduleSetArgs) -> Result<(), Failure> {
     let number = entries.len() as u64;
     let answer = session.act("schedule.set", json!({ "select": select, "entries": entries }))?;
     said(&answer, &format!("set: {} there now", entries_word(number)), args.json)
+}
+
+fn missed(args: &MissedArgs) -> Result<(), Failure> {
+    let mut session = args.connection.open()?;
+    let fields = json!({ "node": args.node.as_deref() });
+    let rows = session.latest("schedule.missed", fields, "missed", args.limit)?;
+    if args.json {
+        for row in rows {
+            out!("{row}");
+        }
+        return Ok(());
+    }
+    if rows.is_empty() {
+        out!("nothing was missed");
+        return Ok(());
+    }
+    let mut table = Table::new(&["NODE", "ENTRY", "TIMES", "FIRST DUE", "LAST DUE"]);
+    for row in &rows {
+        let text = |name: &str| row[name].as_str().map_or_else(String::new, safe);
+        let when = |name: &str| row[name].as_u64().map_or_else(String::new, time);
+        let times = row["count"].to_string();
+        table.row([text("node"), text("entry"), times, when("from_ms"), when("to_ms")]);
+    }
+    table.write(&mut io::stdout().lock())?;
+    Ok(())
 }
 
 fn entries_word(number: u64) -> String {

@@ -1,15 +1,15 @@
-//! `schedule.get`, `schedule.set`, `schedule.clear`.
+//! `schedule.get`, `schedule.set`, `schedule.clear`, `schedule.missed`.
 
 use fieldpost_wire::limits;
 use serde_json::{Value, json};
 
 use super::clients::Rights;
 use super::pipeline::ReplyTo;
-use super::requests::{check_origin, how_many_fit};
+use super::requests::{Ask, check_origin, how_many_fit};
 use super::runs::{parse_name, select_in_words};
 use super::{Hub, schedules};
-use crate::protocol::{EntryJson, Refusal, ScheduleOf, ScheduleSet, Select};
-use crate::store::{Change, NodeId, Scope};
+use crate::protocol::{EntryJson, MOST_ROWS, Missed, Refusal, ScheduleOf, ScheduleSet, Select};
+use crate::store::{Change, MissedRecord, NodeId, Query, Scope};
 
 impl Hub {
     pub(super) fn schedule_get(
@@ -38,14 +38,7 @@ impl Hub {
         if let Some(select) = &request.select
             && self.scopes(select)?.iter().any(|scope| !self.sees_scope(rights, scope))
         {
-            return Err(Refusal::new(
-                "not_allowed",
-                format!(
-                    "the client {:?} is limited to {}",
-                    rights.name,
-                    rights.selectors_in_words()
-                ),
-            ));
+            return Err(limited(rights));
         }
         let fit = how_many_fit(&rows);
         if fit < rows.len() {
@@ -56,6 +49,53 @@ impl Hub {
         }
         self.reply(to, &json!({ "schedules": rows }));
         Ok(())
+    }
+
+    pub(super) fn missed_page(
+        &mut self,
+        to: &ReplyTo,
+        rights: &Rights,
+        request: &Missed,
+    ) -> Result<(), Refusal> {
+        let node = match &request.node {
+            None => None,
+            Some(name) => {
+                let id = self.node_named(name)?;
+                if !rights.node(self.nodes.get(id)) {
+                    return Err(limited(rights));
+                }
+                Some(id)
+            }
+        };
+        let limit = request.limit.clamp(1, MOST_ROWS);
+        let query = Query::Missed { before: request.before, limit, node };
+        self.pipeline.ask(query, Ask::Missed(to.clone(), Box::new(rights.clone())));
+        Ok(())
+    }
+
+    pub(super) fn answer_missed(
+        &mut self,
+        to: &ReplyTo,
+        rights: &Rights,
+        records: &[MissedRecord],
+    ) {
+        let seen = records.iter().filter(|record| rights.node(self.nodes.get(record.node)));
+        let rows: Vec<Value> = seen
+            .map(|record| {
+                json!({
+                    "offset": record.offset, "node": &*self.nodes.get(record.node).record.name,
+                    "entry": record.entry, "from_ms": record.from.0, "to_ms": record.to.0,
+                    "count": record.count, "received_ms": record.received.0,
+                })
+            })
+            .collect();
+        let fit = how_many_fit(&rows);
+        let next = match rows[..fit].last() {
+            Some(row) if fit < rows.len() => row["offset"].as_u64(),
+            // Those that this client may not see were looked at, too.
+            _ => records.last().map(|record| record.offset),
+        };
+        self.reply(to, &json!({ "missed": &rows[..fit], "next": next }));
     }
 
     fn sees_scope(&self, rights: &Rights, scope: &Scope) -> bool {
@@ -247,4 +287,9 @@ fn select_of(scope: &Scope) -> Select {
         Scope::Group(name) => Select::Groups(vec![name.to_string()]),
         Scope::Node(name) => Select::Nodes(vec![name.to_string()]),
     }
+}
+
+fn limited(rights: &Rights) -> Refusal {
+    let (name, to) = (&rights.name, rights.selectors_in_words());
+    Refusal::new("not_allowed", format!("the client {name:?} is limited to {to}"))
 }

@@ -27,6 +27,8 @@ pub enum Ask {
     OutputOf(ReplyTo, Box<Rights>, Box<protocol::Output>),
     /// Reply to `results`, or wait on.
     Results(Reader),
+    /// Reply to `schedule.missed`.
+    Missed(ReplyTo, Box<Rights>),
     /// Reply to `audit`.
     Audit(ReplyTo),
     /// Go on with a `submit` whose run may have been triggered before.
@@ -42,6 +44,7 @@ impl Ask {
             | Self::Runs(to, ..)
             | Self::Chunks(to, ..)
             | Self::OutputOf(to, ..)
+            | Self::Missed(to, ..)
             | Self::Audit(to)
             | Self::Submit(to, ..) => Some(to),
             Self::Results(reader) => Some(reader.to),
@@ -100,8 +103,8 @@ impl Hub {
 
     fn dispatch(&mut self, op: &str, to: &ReplyTo, rights: &Rights, frame: &[u8]) {
         let (role, changes) = match op {
-            "runs" | "output" | "nodes" | "nodes.show" | "schedule.get" | "results"
-            | "results.commit" | "status" => (Role::Read, false),
+            "runs" | "output" | "nodes" | "nodes.show" | "schedule.get" | "schedule.missed"
+            | "results" | "results.commit" | "status" => (Role::Read, false),
             "submit" | "cancel" => (Role::Trigger, true),
             "audit" => (Role::Admin, false),
             "nodes.accept" | "nodes.import" | "nodes.rekey" | "nodes.revoke" | "schedule.set"
@@ -126,6 +129,7 @@ impl Hub {
             "schedule.get" => self.schedule_get(to, rights, protocol::read(frame)?),
             "schedule.set" => self.schedule_set(to, rights, protocol::read(frame)?),
             "schedule.clear" => self.schedule_clear(to, rights, protocol::read(frame)?),
+            "schedule.missed" => self.missed_page(to, rights, &protocol::read(frame)?),
             "results" => self.results(to, rights, protocol::read(frame)?),
             "results.commit" => self.results_commit(to, rights, protocol::read(frame)?),
             "status" => self.status(to, protocol::read(frame)?),
@@ -161,6 +165,9 @@ impl Hub {
             }
             (Ask::Results(reader), Answer::Results { rows, scanned }) => {
                 self.answer_results(reader, &rows, scanned);
+            }
+            (Ask::Missed(to, rights), Answer::Missed(rows)) => {
+                self.answer_missed(&to, &rights, &rows);
             }
             (Ask::Audit(to), Answer::Audit(rows)) => self.answer_audit(&to, &rows),
             (Ask::Submit(to, rights, submit), Answer::Run { trigger, .. }) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Command, Exit, Finished, Hello, HubId, JobOffer, List, OutboxId,
+    Attempt, Cause, Clock, Command, Exit, Finished, Hello, HubId, JobOffer, List, Missed, OutboxId,
     Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State, Status, Tag,
 };
 use serde_json::{Value, json};
@@ -586,6 +586,28 @@ fn an_old_key_is_good_until_its_overlap_is_over() {
     world.pass(70_000);
     assert!(world.report(A, None, &hello(&mut [0; 256], 1)).commands.is_empty());
     assert_eq!(world.report(B, None, &hello(&mut [0; 256], 1)).kinds(), ["welcome"]);
+}
+
+#[test]
+fn what_was_missed_can_be_read() {
+    let mut world = World::with_node();
+    for (seq, from) in [(1, 1_000), (2, 5_000)] {
+        let (from, to) = (UnixMillis(from), UnixMillis(from + 2_000));
+        let missed = Report::Missed(Missed { entry: "night", from, to, count: 3 });
+        world.report(A, Some(seq), &missed);
+    }
+    let sent = world.ask(json!({ "op": "schedule.missed", "limit": 1 }));
+    let reply = sent.reply();
+    assert_eq!(reply["missed"].as_array().unwrap().len(), 1);
+    assert_eq!(reply["missed"][0]["from_ms"], 5_000);
+    assert_eq!(reply["missed"][0]["node"], "gw");
+    let older = json!({ "op": "schedule.missed", "node": "gw", "before": reply["next"] });
+    let sent = world.ask(older);
+    assert_eq!(sent.reply()["missed"][0]["count"], 3);
+    assert_eq!(sent.reply()["missed"][0]["from_ms"], 1_000);
+    let sent = world.ask(json!({ "op": "schedule.missed", "before": sent.reply()["next"] }));
+    assert_eq!((&sent.reply()["missed"], &sent.reply()["next"]), (&json!([]), &Value::Null));
+    assert_eq!(world.ask(json!({ "op": "schedule.missed", "node": "gx" })).code(), "unknown_node");
 }
 
 #[test]

@@ -231,8 +231,22 @@ fn keeps_output(store: &mut dyn Store) {
         batch.record(Record::Unreadable { node, tag, received, body });
         let entry = batch.put(&[b"night"]);
         let (from, to, count) = (UnixMillis(1), UnixMillis(2), 2);
+        for _ in 0..2 {
+            let entry = entry.clone();
+            batch.record(Record::Missed { node, received, entry, from, to, count });
+        }
+        let (from, to, count) = (UnixMillis(3), UnixMillis(3), 1);
         batch.record(Record::Missed { node, received, entry, from, to, count });
     });
+    let missed = |before, limit, node| Query::Missed { before, limit, node };
+    let Answer::Missed(newest) = ask(store, missed(None, 1, None)) else { panic!() };
+    assert_eq!((&*newest[0].entry, newest[0].from, newest[0].count), ("night", UnixMillis(3), 1));
+    let older = missed(Some(newest[0].offset), 9, Some(node));
+    let Answer::Missed(older) = ask(store, older) else { panic!() };
+    assert_eq!(older.len(), 1, "told twice, it stands once");
+    assert_eq!((older[0].to, older[0].count), (UnixMillis(2), 2));
+    let elsewhere = missed(None, 9, Some(NodeId(99)));
+    assert_eq!(ask(store, elsewhere), Answer::Missed(Vec::new()));
     let restored = store.restore().unwrap();
     assert_eq!(restored.awaiting.len(), 1);
     assert_eq!(restored.awaiting[0].held, [(0, 0), (2, 2)]);

@@ -8,9 +8,9 @@ use fieldpost_wire::{Name, OutboxId, RunId, Seq, UnixMillis};
 
 use super::{
     Answer, AuditRecord, AwaitingRecord, Batch, Change, Committed, ConsumerRecord, Extent,
-    Identity, Key, LATE_MS, NodeId, NodeRecord, ProgressRecord, Query, Record, Restored,
-    RestoredTrigger, ResultRecord, ScheduleRecord, Scope, Source, Store, StoreError, TriggerRecord,
-    insert_index,
+    Identity, Key, LATE_MS, MissedRecord, NodeId, NodeRecord, ProgressRecord, Query, Record,
+    Restored, RestoredTrigger, ResultRecord, ScheduleRecord, Scope, Source, Store, StoreError,
+    TriggerRecord, insert_index,
 };
 
 type Execution = (RunId, NodeId, u32);
@@ -28,7 +28,8 @@ pub struct Memory {
     keys: BTreeMap<(RunId, NodeId, u32, Source), u64>,
     awaiting: BTreeMap<Execution, (UnixMillis, Vec<u8>)>,
     chunks: Chunks,
-    missed: BTreeSet<(NodeId, String, UnixMillis, UnixMillis, u64)>,
+    missed: Vec<MissedRecord>,
+    last_missed: u64,
     unreadable: BTreeMap<(NodeId, OutboxId, Seq), Vec<u8>>,
     consumers: BTreeMap<Name, ConsumerRecord>,
     audit: Vec<AuditRecord>,
@@ -55,7 +56,8 @@ impl Memory {
             keys: BTreeMap::new(),
             awaiting: BTreeMap::new(),
             chunks: BTreeMap::new(),
-            missed: BTreeSet::new(),
+            missed: Vec::new(),
+            last_missed: 0,
             unreadable: BTreeMap::new(),
             consumers: BTreeMap::new(),
             audit: Vec::new(),
@@ -89,12 +91,6 @@ impl Memory {
     /// All triggers.
     pub fn triggers(&self) -> impl Iterator<Item = &TriggerRecord> {
         self.triggers.values()
-    }
-
-    /// How many reports of due times that were not run are there.
-    #[must_use]
-    pub fn missed(&self) -> usize {
-        self.missed.len()
     }
 
     fn chunks_from(
@@ -175,8 +171,23 @@ impl Memory {
                     .entry((*run, *node, *attempt, *index))
                     .or_insert_with(|| (*received, batch.slice(bytes).to_vec()));
             }
-            Record::Missed { node, entry, from, to, count, .. } => {
-                self.missed.insert((*node, batch.text(entry).to_owned(), *from, *to, *count));
+            Record::Missed { node, received, entry, from, to, count } => {
+                let entry = batch.text(entry).to_owned();
+                let is_same = |known: &MissedRecord| {
+                    (known.from, known.node, &known.entry, known.to) == (*from, *node, &entry, *to)
+                };
+                if !self.missed.iter().any(is_same) {
+                    self.last_missed += 1;
+                    self.missed.push(MissedRecord {
+                        offset: self.last_missed,
+                        node: *node,
+                        received: *received,
+                        entry,
+                        from: *from,
+                        to: *to,
+                        count: *count,
+                    });
+                }
             }
             Record::Unreadable { node, tag, body, .. } => {
                 let body = batch.slice(body).to_vec();
@@ -254,6 +265,7 @@ impl Memory {
             swept += 1;
         }
         self.audit.retain(|record| record.time >= before);
+        self.missed.retain(|record| record.received >= before);
         self.triggers.retain(|_, trigger| trigger.submitted >= before || trigger.closed.is_none());
         self.awaiting.retain(|_, (received, _)| *received >= before);
         let stale = UnixMillis(before.0.saturating_sub(LATE_MS));
@@ -291,6 +303,13 @@ impl Memory {
                 attempt: *attempt,
                 held: self.held(*run, *node, *attempt),
             },
+            Query::Missed { before, limit, node } => {
+                let before = before.unwrap_or(u64::MAX);
+                let rows = self.missed.iter().rev().filter(|record| {
+                    record.offset < before && node.is_none_or(|node| record.node == node)
+                });
+                Answer::Missed(rows.take(*limit as usize).cloned().collect())
+            }
             Query::Audit { before, limit } => {
                 let before = before.unwrap_or(u64::MAX);
                 let rows = self.audit.iter().rev().filter(|record| record.offset < before);

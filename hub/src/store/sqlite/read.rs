@@ -5,8 +5,8 @@ use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 
 use crate::store::{
-    Answer, AuditRecord, NodeId, Outcome, Query, ResultRecord, Source, Tally, TriggerRecord,
-    insert_index,
+    Answer, AuditRecord, MissedRecord, NodeId, Outcome, Query, ResultRecord, Source, Tally,
+    TriggerRecord, insert_index,
 };
 
 /// Columns of a result; whether a node's word replaced the hub's is looked up.
@@ -34,6 +34,7 @@ pub fn answer(db: &Connection, query: &Query) -> Result<Answer> {
             let held = held(db, *run, *node, *attempt)?;
             Ok(Answer::Held { run: *run, node: *node, attempt: *attempt, held })
         }
+        Query::Missed { before, limit, node } => missed(db, *before, *limit, *node),
         Query::Audit { before, limit } => audit(db, *before, *limit),
     }
 }
@@ -194,6 +195,31 @@ pub fn held(db: &Connection, run: RunId, node: NodeId, attempt: u32) -> Result<V
         insert_index(&mut held, row.get(0)?);
     }
     Ok(held)
+}
+
+fn missed(
+    db: &Connection,
+    before: Option<u64>,
+    limit: u32,
+    node: Option<NodeId>,
+) -> Result<Answer> {
+    let before = before.map_or(i64::MAX, |place| i64::try_from(place).unwrap_or(i64::MAX));
+    let mut statement = db.prepare_cached(
+        "SELECT id, node, received, entry, first, last, count FROM missed \
+         WHERE id < ?1 AND (?3 IS NULL OR node = ?3) ORDER BY id DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![before, limit, node.map(|node| node.0)], |row| {
+        Ok(MissedRecord {
+            offset: row.get::<_, i64>(0)?.cast_unsigned(),
+            node: NodeId(row.get(1)?),
+            received: time(row, 2)?,
+            entry: row.get(3)?,
+            from: time(row, 4)?,
+            to: time(row, 5)?,
+            count: row.get::<_, i64>(6)?.cast_unsigned(),
+        })
+    })?;
+    rows.collect::<Result<_>>().map(Answer::Missed)
 }
 
 fn audit(db: &Connection, before: Option<u64>, limit: u32) -> Result<Answer> {
