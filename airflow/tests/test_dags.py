@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -333,7 +334,7 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
 
     first = protocol.new_run_id()
     # It died after it had stored the id: the retry submits with the same.
-    store.set("fieldpost_run", {"run_id": first, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": first, "max_tries": 2, "clears": 0, "memo": {}})
     assert operator.execute(context(try_number=2))["gw-1"]["status"] == "ok"
     assert site.hook.run(first).final
     # It died before Airflow knew of the success: the next try finds it.
@@ -350,22 +351,86 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
     # So does one that failed while nobody looked.
     spent = site.hook.submit("fail", node="gw-1").run_id
     site.hook.run(spent, wait=20.0)
-    store.set("fieldpost_run", {"run_id": spent, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": spent, "max_tries": 2, "clears": 0, "memo": {}})
     with pytest.raises(AirflowException, match="ok on 0 of 1"):
         fails.execute(context(try_number=2))
     assert store.values["fieldpost_run"]["run_id"] != spent
     # It died while the run went on: the retry goes on waiting for it.
     going = site.hook.submit("ping", node="gw-1").run_id
-    store.set("fieldpost_run", {"run_id": going, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": going, "max_tries": 2, "clears": 0, "memo": {}})
     operator.execute(context(try_number=2))
     assert store.values["fieldpost_run"]["run_id"] == going
     # A clear gives more tries: it runs afresh, and what may still go on is cancelled.
     hanging = site.hook.submit("hang", node="gw-1").run_id
     eventually("it runs", lambda: (site.home("gw-1") / "hanging").exists() or None)
-    store.set("fieldpost_run", {"run_id": hanging, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": hanging, "max_tries": 2, "clears": 0, "memo": {}})
     operator.execute(context(try_number=3, max_tries=5))
     assert store.values["fieldpost_run"]["run_id"] != hanging
     assert site.hook.run(hanging, wait=20.0).nodes[0].status == "cancelled"
+
+
+@pytest.fixture
+def hanging(site: Site) -> Iterator[Callable[[], str]]:
+    """Starts a run of the job that hangs, on gw-1; what goes on of them ends with the test."""
+    made: list[str] = []
+
+    def start() -> str:
+        marker = site.home("gw-1") / "hanging"
+        marker.unlink(missing_ok=True)
+        made.append(site.hook.submit("hang", node="gw-1").run_id)
+        eventually("it runs", lambda: marker.exists() or None)
+        return made[-1]
+
+    yield start
+    for run_id in made:
+        site.hook.cancel(run_id)
+        site.hook.run(run_id, wait=20.0)
+
+
+def status(site: Site, run_id: str) -> str:
+    return site.hook.run(run_id).nodes[0].status
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_a_task_that_is_cleared_while_it_runs_runs_afresh(
+    site: Site, hanging: Callable[[], str], cancel_on_kill: bool
+) -> None:
+    """Airflow gives it no more tries then; only the DAG run counts its clears."""
+    old = hanging()
+    context, store = context_of(try_number=2, clears=1)
+    store.set("fieldpost_run", {"run_id": old, "max_tries": 2, "clears": 0, "memo": {}})
+    FieldpostTriggerOperator(
+        task_id="it",
+        job="hang",
+        node="gw-1",
+        wait_for_completion=False,
+        ttl=1,
+        cancel_on_kill=cancel_on_kill,
+    ).execute(context)
+    new = store.values["fieldpost_run"]["run_id"]
+    assert new != old
+    assert status(site, old) == ("cancelled" if cancel_on_kill else "running")
+    # The old one is over before the new one is triggered: on a device they would be in conflict.
+    if cancel_on_kill:
+        assert status(site, new) in ("waiting", "accepted", "running")
+    site.hook.cancel(new)
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_a_retry_with_other_arguments_leaves_no_run_unsaid(
+    site: Site, hanging: Callable[[], str], capfd: pytest.CaptureFixture[str], cancel_on_kill: bool
+) -> None:
+    old = hanging()
+    context, store = context_of(try_number=2)
+    store.set("fieldpost_run", {"run_id": old, "max_tries": 2, "clears": 0, "memo": {}})
+    operator = FieldpostTriggerOperator(
+        task_id="it", job="ping", node="gw-1", cancel_on_kill=cancel_on_kill
+    )
+    assert operator.execute(context)["gw-1"]["status"] == "ok"
+    assert store.values["fieldpost_run"]["run_id"] != old
+    assert status(site, old) == ("cancelled" if cancel_on_kill else "running")
+    said = capfd.readouterr()
+    assert f"he run {old} of an earlier try" in said.out + said.err
 
 
 def test_another_runs_event_is_not_this_ones() -> None:
@@ -379,6 +444,14 @@ def test_another_runs_event_is_not_this_ones() -> None:
         assert isinstance(trigger, FieldpostRunTrigger)
         assert (trigger.run_id, trigger.deadline) == ("mine", 5.0)
         assert again.value.kwargs == {"awaited": awaited}
+
+
+def context_of(clears: int = 0, **ti: Any) -> tuple[Any, FakeStore]:
+    """What an operator gets of Airflow, and what it remembers by."""
+    store = FakeStore()
+    dag_run = SimpleNamespace(clear_number=clears)
+    context = {"ti": FakeTi(**ti), "task_state_store": store, "dag_run": dag_run}
+    return context, store
 
 
 class FakeStore:

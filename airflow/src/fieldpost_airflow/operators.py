@@ -235,23 +235,32 @@ class FieldpostTriggerOperator(BaseOperator):
         record = self._remembered(context, hook)
         if record is not None:
             memo: Json = record.get("memo") or {}
-            run = self._ask(context, hook, record["run_id"], memo)
-            if run is not None and not self._is_spent(hook, run):
-                self.log.info("Going on with the run %s", run.run_id)
-                return run, memo
+            try:
+                run = self._ask(context, hook, record["run_id"], memo)
+            except Refused as refused:
+                match refused.code:
+                    case "conflict":
+                        self._leave(hook, record["run_id"], "this try asks for something else")
+                    case "too_old":
+                        self.log.info(
+                            "The run %s is not gone on with: %s", record["run_id"], refused
+                        )
+                    case _:
+                        raise
+            else:
+                if not self._is_spent(hook, run):
+                    self.log.info("Going on with the run %s", run.run_id)
+                    return run, memo
         run_id, memo = protocol.new_run_id(), self._offline(hook)
         # Before the submit: a worker that dies in between must find the run again.
         self._remember(context, run_id, memo)
         run = self._ask(context, hook, run_id, memo)
-        if run is None:
-            raise FieldpostError(f"the hub already knows the new run id {run_id} for another run")
         self.log.info("Triggered %s on %d nodes: run %s", self.job, run.count, run.run_id)
         return run, memo
 
     def _ask(
         self, context: Context, hook: FieldpostHook, run_id: str, memo: Mapping[str, Any]
-    ) -> calls.Submitted | None:
-        """Submits; ``None`` where a run of an earlier try is not this one any more."""
+    ) -> calls.Submitted:
         self.fieldpost_run_id = run_id
         online = memo.get("online")
         where: dict[str, Any] = (
@@ -259,20 +268,14 @@ class FieldpostTriggerOperator(BaseOperator):
             if online
             else {"node": self.node, "group": self.group, "all_nodes": self.all_nodes}
         )
-        try:
-            return hook.submit(
-                self.job,
-                self.args,
-                **where,
-                ttl=_seconds(self.ttl),
-                run_id=run_id,
-                origin=origin_of(context),
-            )
-        except Refused as refused:
-            if refused.code in ("conflict", "too_old"):
-                self.log.info("The run %s is not gone on with: %s", run_id, refused)
-                return None
-            raise
+        return hook.submit(
+            self.job,
+            self.args,
+            **where,
+            ttl=_seconds(self.ttl),
+            run_id=run_id,
+            origin=origin_of(context),
+        )
 
     def _is_spent(self, hook: FieldpostHook, submitted: calls.Submitted) -> bool:
         """Whether a run of an earlier try has ended, and not well enough: a retry means again."""
@@ -395,37 +398,43 @@ class FieldpostTriggerOperator(BaseOperator):
         record = store.get(_RECORD) if store is not None else None
         if not isinstance(record, dict) or record.get("over"):
             return None
-        before = str(record.get("run_id"))
-        if record.get("max_tries") == _max_tries(context):
+        # Airflow gives a cleared task more tries, unless it was running: then only the DAG run
+        # knows of it, and not which of its tasks was cleared.
+        if _life(context).items() <= record.items():
             return record
-        # Airflow gives a cleared task more tries: it is to run afresh. Its old run may still go on,
-        # when nobody was there to cancel it.
-        if self.cancel_on_kill:
-            try:
-                hook.cancel(before, origin="airflow: the task was cleared")
-            except FieldpostError as error:
-                self.log.info("The run %s was not cancelled: %s", before, error)
+        self._leave(hook, str(record.get("run_id")), "the task was cleared")
         return None
+
+    def _leave(self, hook: FieldpostHook, run_id: str, why: str) -> None:
+        """A run of an earlier try is not gone on with: it is stopped, if it may be.
+
+        A hub that is away fails the try: the next one finds all as it is now.
+        """
+        if not self.cancel_on_kill:
+            self.log.warning("The run %s of an earlier try may go on: %s", run_id, why)
+            return
+        try:
+            if hook.cancel(run_id, origin=f"airflow: {why}") == 0:
+                return
+        except Refused as refused:
+            self.log.info("The run %s was not cancelled: %s", run_id, refused)
+            return
+        self.log.info("Cancelled the run %s of an earlier try: %s", run_id, why)
+        # A job that is still ending would be in the new run's way on its device.
+        hook.run(run_id, wait=hook.address.timeout)
 
     def _remember(self, context: Context, run_id: str, memo: Json) -> None:
         store = context.get("task_state_store")
         if store is None:
             self.log.warning("Airflow has no task state store here: a crash would start a new run")
             return
-        store.set(_RECORD, {"run_id": run_id, "max_tries": _max_tries(context), "memo": memo})
+        store.set(_RECORD, {"run_id": run_id, **_life(context), "memo": memo})
 
     def _forget(self, context: Context) -> None:
         """The run was seen to its end: a retry starts a new one."""
         store = context.get("task_state_store")
         if store is not None and self.fieldpost_run_id is not None:
-            store.set(
-                _RECORD,
-                {
-                    "run_id": self.fieldpost_run_id,
-                    "max_tries": _max_tries(context),
-                    "over": True,
-                },
-            )
+            store.set(_RECORD, {"run_id": self.fieldpost_run_id, **_life(context), "over": True})
 
 
 class FieldpostScheduleOperator(BaseOperator):
@@ -513,5 +522,9 @@ def _seconds(value: float | str | timedelta) -> float:
     return seconds
 
 
-def _max_tries(context: Context) -> int:
-    return int(getattr(context["ti"], "max_tries", 0) or 0)
+def _life(context: Context) -> Json:
+    """What Airflow changes when a task is cleared, and not when it is tried again."""
+    return {
+        "max_tries": int(getattr(context["ti"], "max_tries", 0) or 0),
+        "clears": int(getattr(context.get("dag_run"), "clear_number", 0) or 0),
+    }
