@@ -36,10 +36,11 @@ def test_a_refusal_is_raised_and_the_next_request_is_answered() -> None:
 
 
 def test_what_may_pass_is_asked_again() -> None:
-    answers = iter([refused("stopping"), refused("store_unavailable"), {"a": 1}])
+    passing = ("stopping", "reloaded", "store_unavailable", "busy")
+    answers = iter([*map(refused, passing), {"a": 1}])
     with FakeHub(lambda _: next(answers)) as hub, Client(hub.address) as client:
         assert client.call("submit", {}) == {"a": 1}
-        assert len(hub.requests) == 3
+        assert len(hub.requests) == 5
 
 
 def test_nobody_there_is_said_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -53,6 +54,19 @@ async def test_a_run_that_takes_too_long(site: Site) -> None:
     event = await first(FieldpostRunTrigger(run.run_id, deadline=time.time() + 0.3).run())
     assert event["outcome"] == "timeout"
     site.hook.cancel(run.run_id)
+
+
+async def test_a_run_that_ends_after_the_hub_has_read_its_configuration_anew(
+    own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", own_site.connection_json)
+    run = own_site.hook.submit("slow", node="gw-1")
+    waiting = asyncio.create_task(first(FieldpostRunTrigger(run.run_id).run()))
+    while not own_site.hook.status()["clients"]["waiting"]:
+        await asyncio.sleep(0.01)
+    own_site.processes["hub"].send_signal(signal.SIGHUP)
+    event = await asyncio.wait_for(waiting, 20)
+    assert event["outcome"] == "final", event
 
 
 async def test_a_run_that_nobody_knows() -> None:

@@ -57,7 +57,7 @@ class Refused(FieldpostError):
         self.message = message
 
 
-PASSING = frozenset({"stopping", "store_unavailable", "busy"})
+PASSING = frozenset({"stopping", "reloaded", "store_unavailable", "busy"})
 """What is refused with these may be granted in a moment."""
 
 
