@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -431,6 +433,49 @@ def test_a_retry_with_other_arguments_leaves_no_run_unsaid(
     assert status(site, old) == ("cancelled" if cancel_on_kill else "running")
     said = capfd.readouterr()
     assert f"he run {old} of an earlier try" in said.out + said.err
+
+
+@pytest.fixture
+def impatient(own_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site to kill, and a connection that waits half a second for an answer."""
+    fields = json.loads(own_site.connection_json)
+    fields["extra"]["timeout"] = 0.5
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", json.dumps(fields))
+    return own_site
+
+
+@contextlib.contextmanager
+def hub_away(site: Site, until: Callable[[str], bool], capfd: Any) -> Iterator[list[str]]:
+    """The hub is killed, and comes back once what was said since tells it to."""
+    said: list[str] = []
+    site.kill_hub()
+
+    def bring_back() -> None:
+        def heard() -> bool | None:
+            out, err = capfd.readouterr()
+            said.append(out + err)
+            return until("".join(said)) or None
+
+        eventually("it is said that the hub is away", heard)
+        site.start_hub()
+
+    helper = threading.Thread(target=bring_back, daemon=True)
+    helper.start()
+    yield said
+    helper.join()
+
+
+def test_results_are_fetched_from_a_hub_that_was_away_for_a_moment(
+    impatient: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = impatient.hook.submit("read-meter", {"bus": 3}, node="gw-1")
+    impatient.hook.run(run.run_id, wait=20.0)
+    context, _ = context_of()
+    operator = FieldpostTriggerOperator(task_id="it", job="read-meter", node="gw-1")
+    event = {"run_id": run.run_id, "outcome": "final", "memo": {}}
+    with hub_away(impatient, lambda said: "waiting for it" in said, capfd):
+        results = operator.execute_complete(context, event)
+    assert results["gw-1"]["output"] == {"bus": 3, "node": "gw-1"}
 
 
 def test_another_runs_event_is_not_this_ones() -> None:

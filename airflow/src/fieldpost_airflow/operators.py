@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
@@ -19,7 +19,6 @@ from fieldpost_airflow.links import RUN_ID_KEY, FieldpostRunLink
 from fieldpost_airflow.outcome import OutputKind
 from fieldpost_airflow.protocol import (
     FieldpostError,
-    HubAway,
     Json,
     NodeState,
     NotAllowed,
@@ -32,6 +31,7 @@ from fieldpost_airflow.triggers import FieldpostRunTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+T = TypeVar("T")
 Offline = Literal["wait", "fail", "skip"]
 
 RESULTS_KEY = "fieldpost_results"
@@ -41,7 +41,7 @@ SUMMARY_KEY = "fieldpost_summary"
 
 _RECORD = "fieldpost_run"
 """Where the run is remembered from one try to the next."""
-_WAIT_MS = 30_000
+_WAIT_S = 30.0
 _HOPELESS = frozenset({"bad_request", "not_allowed", "too_large", "conflict"})
 """What is refused with these will be refused again."""
 
@@ -203,7 +203,8 @@ class FieldpostTriggerOperator(BaseOperator):
             hook = self.hook
             match event.get("outcome"):
                 case "final":
-                    return self._finish(context, hook.run(run_id), memo)
+                    run = self._patiently(lambda: hook.run(run_id))
+                    return self._finish(context, run, memo)
                 case "timeout":
                     self._forget(context)
                     if self.cancel_on_kill:
@@ -305,21 +306,28 @@ class FieldpostTriggerOperator(BaseOperator):
         return {"online": online + unknown, "offline": offline} if offline else {}
 
     def _wait(self, hook: FieldpostHook, run_id: str) -> RunState:
-        """Until it is over. A hub that is away meanwhile is waited for."""
+        """Until it is over."""
+        while True:
+            run = self._patiently(lambda: hook.run(run_id, wait=_WAIT_S))
+            if run.final:
+                return run
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What is asked of a run that is under way: a hub that is away is waited for."""
         away = False
         while True:
             try:
-                run = hook.run(run_id, wait=_WAIT_MS / 1000)
-            except HubAway as error:
+                answer = ask()
+            except FieldpostError as error:
+                if not protocol.may_pass(error):
+                    raise
                 if not away:
                     self.log.warning("%s; waiting for it", error)
                 away = True
                 continue
             if away:
                 self.log.info("The hub is back")
-                away = False
-            if run.final:
-                return run
+            return answer
 
     def _defer(self, run_id: str, memo: Json, deadline: float | None = None) -> NoReturn:
         # The trigger keeps the time itself: Airflow's own deferral timeout would end the task
@@ -342,7 +350,9 @@ class FieldpostTriggerOperator(BaseOperator):
 
     def _finish(self, context: Context, run: RunState, memo: Mapping[str, Any]) -> dict[str, Json]:
         hook = self.hook
-        results, unreadable = outcome.collect(run, lambda node: self._read(hook, run, node))
+        results, unreadable = outcome.collect(
+            run, lambda node: self._patiently(lambda: self._read(hook, run, node))
+        )
         judged = outcome.judge(
             run,
             self.min_success,
