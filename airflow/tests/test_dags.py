@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import zmq
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.execution_time.timeout import timeout
 
-from fieldpost_airflow import protocol
+from fieldpost_airflow import operators, protocol
 from fieldpost_airflow.operators import (
     RESULTS_KEY,
     SUMMARY_KEY,
@@ -463,6 +464,60 @@ def hub_away(site: Site, until: Callable[[str], bool], capfd: Any) -> Iterator[l
     helper.start()
     yield said
     helper.join()
+
+
+def test_a_timeout_while_the_hub_is_away_is_told_to_it_later(
+    impatient: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = impatient.home("gw-1") / "hanging"
+    context, store = context_of()
+    monkeypatch.setattr(operators, "_KILL_PATIENCE", 0.01)
+    operator = FieldpostTriggerOperator(task_id="it", job="hang", node="gw-1")
+
+    def cut_off() -> None:
+        eventually("it runs", lambda: marker.exists() or None)
+        impatient.kill_hub()
+
+    helper = threading.Thread(target=cut_off, daemon=True)
+    helper.start()
+    # As Airflow does it.
+    with pytest.raises(AirflowTaskTimeout), timeout(4):
+        operator.execute(context)
+    helper.join()
+    helper = threading.Thread(target=impatient.start_hub, daemon=True)
+    helper.start()
+    operator.on_kill()
+    helper.join()
+    old = store.values["fieldpost_run"]["run_id"]
+    assert impatient.hook.run(old, wait=20.0).nodes[0].status == "cancelled"
+    assert f"Cancelled the run {old}" in "".join(capfd.readouterr())
+
+
+def test_a_run_that_could_not_be_cancelled_is_cancelled_by_the_next_try(
+    impatient: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = impatient.home("gw-1") / "hanging"
+    run = impatient.hook.submit("hang", node="gw-1")
+    eventually("it runs", lambda: marker.exists() or None)
+    context, store = context_of()
+    monkeypatch.setattr(operators, "_TIMEOUT_PATIENCE", 0.2)
+    operator = FieldpostTriggerOperator(task_id="it", job="hang", node="gw-1", ttl=1)
+    impatient.kill_hub()
+    event = {"run_id": run.run_id, "outcome": "timeout", "memo": {}}
+    with pytest.raises(AirflowException, match="was not over within"):
+        operator.execute_complete(context, event)
+    said = "".join(capfd.readouterr())
+    assert f"the run {run.run_id} could not be cancelled and goes on" in said
+    # A try that can't reach the hub either forgets nothing.
+    with pytest.raises(AirflowException, match="hub"):
+        operator.execute(context)
+    impatient.start_hub()
+    FieldpostTriggerOperator(
+        task_id="it", job="hang", node="gw-1", ttl=1, wait_for_completion=False
+    ).execute(context)
+    new = store.values["fieldpost_run"]["run_id"]
+    assert new != run.run_id
+    assert impatient.hook.run(run.run_id, wait=20.0).nodes[0].status == "cancelled"
 
 
 def test_results_are_fetched_from_a_hub_that_was_away_for_a_moment(

@@ -82,6 +82,15 @@ def cancel(run_id: str, nodes: Sequence[str] = (), origin: str = "") -> Call[int
     return int(answer.get("count", 0))
 
 
+def goes_on(run_id: str, error: Exception) -> str:
+    """What it means that a run could not be cancelled."""
+    return (
+        f"the run {run_id} could not be cancelled and goes on: where it is not started it may be "
+        "until its ttl is over, and where it is it goes on until its own end or its job's timeout; "
+        f"`fieldpost cancel {run_id}` stops it ({error})"
+    )
+
+
 def run(run_id: str, wait_ms: int = 0) -> Call[RunState]:
     """A run with all its nodes; with ``wait_ms``, once it is final or that time is over."""
     fields: Json = {"run_id": run_id, "limit": _PAGE}
@@ -276,6 +285,7 @@ __all__ = [
     "RunState",
     "Submitted",
     "cancel",
+    "goes_on",
     "is_final",
     "is_online",
     "newest",

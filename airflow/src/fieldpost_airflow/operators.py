@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar, get
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 
 from fieldpost_airflow import calls, outcome, protocol
 from fieldpost_airflow.hooks import FieldpostHook, drive
@@ -42,6 +47,10 @@ SUMMARY_KEY = "fieldpost_summary"
 _RECORD = "fieldpost_run"
 """Where the run is remembered from one try to the next."""
 _WAIT_S = 30.0
+_KILL_PATIENCE = 4.5
+"""Seconds to tell the hub that the task was killed: Airflow ends its process after five."""
+_TIMEOUT_PATIENCE = 60.0
+"""Seconds to tell it that the task took too long."""
 _HOPELESS = frozenset({"bad_request", "not_allowed", "too_large", "conflict"})
 """What is refused with these will be refused again."""
 
@@ -160,6 +169,7 @@ class FieldpostTriggerOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.fieldpost_conn_id = fieldpost_conn_id
         self.fieldpost_run_id: str | None = None
+        self._patience = _KILL_PATIENCE
         outcome.wanted(min_success, 1)
         if offline not in get_args(Offline):
             raise ValueError(f"offline {offline!r}: wait, fail or skip are expected")
@@ -174,6 +184,14 @@ class FieldpostTriggerOperator(BaseOperator):
         return FieldpostHook(self.fieldpost_conn_id)
 
     def execute(self, context: Context) -> Any:
+        try:
+            return self._execute(context)
+        except AirflowTaskTimeout:
+            # Airflow calls on_kill next, and hurries nobody.
+            self._timed_out(context)
+            raise
+
+    def _execute(self, context: Context) -> Any:
         with one_sentence():
             hook = self.hook
             run, memo = self._submit(context, hook)
@@ -206,9 +224,8 @@ class FieldpostTriggerOperator(BaseOperator):
                     run = self._patiently(lambda: hook.run(run_id))
                     return self._finish(context, run, memo)
                 case "timeout":
-                    self._forget(context)
-                    if self.cancel_on_kill:
-                        hook.cancel(run_id, origin="airflow: execution_timeout")
+                    self._timed_out(context)
+                    self.on_kill()
                     raise AirflowException(
                         f"{self.job} was not over within the task's execution_timeout "
                         f"({self.execution_timeout}), run {run_id}"
@@ -223,12 +240,21 @@ class FieldpostTriggerOperator(BaseOperator):
         # Called from a signal handler, perhaps in the middle of a request: a client of its own.
         try:
             with Client(self.hook.address) as client:
-                call = calls.cancel(self.fieldpost_run_id, origin="airflow: the task was killed")
-                drive(client, call, patience=5.0)
+                call = calls.cancel(self.fieldpost_run_id, origin="airflow: the task was ended")
+                drive(client, call, patience=self._patience)
         except (FieldpostError, ValueError) as error:
-            self.log.warning("The run %s could not be cancelled: %s", self.fieldpost_run_id, error)
+            self.log.error("%s", calls.goes_on(self.fieldpost_run_id, error))
         else:
             self.log.info("Cancelled the run %s", self.fieldpost_run_id)
+
+    def _timed_out(self, context: Context) -> None:
+        """The run is about to be cancelled: a later try makes sure of it, and starts a new one."""
+        self._patience = _TIMEOUT_PATIENCE
+        try:
+            self._forget(context, left=True)
+        except Exception:
+            # The timeout may have cut a word to Airflow short. The cancel must not suffer from it.
+            self.log.warning("A retry will go on with the run", exc_info=True)
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -408,6 +434,9 @@ class FieldpostTriggerOperator(BaseOperator):
         record = store.get(_RECORD) if store is not None else None
         if not isinstance(record, dict) or record.get("over"):
             return None
+        if record.get("left"):
+            self._leave(hook, str(record.get("run_id")), "it was not over in time")
+            return None
         # Airflow gives a cleared task more tries, unless it was running: then only the DAG run
         # knows of it, and not which of its tasks was cleared.
         if _life(context).items() <= record.items():
@@ -440,11 +469,12 @@ class FieldpostTriggerOperator(BaseOperator):
             return
         store.set(_RECORD, {"run_id": run_id, **_life(context), "memo": memo})
 
-    def _forget(self, context: Context) -> None:
-        """The run was seen to its end: a retry starts a new one."""
+    def _forget(self, context: Context, *, left: bool = False) -> None:
+        """A retry starts a new run: this one was seen to its end, or is ``left`` before it."""
         store = context.get("task_state_store")
         if store is not None and self.fieldpost_run_id is not None:
-            store.set(_RECORD, {"run_id": self.fieldpost_run_id, **_life(context), "over": True})
+            word = "left" if left else "over"
+            store.set(_RECORD, {"run_id": self.fieldpost_run_id, **_life(context), word: True})
 
 
 class FieldpostScheduleOperator(BaseOperator):

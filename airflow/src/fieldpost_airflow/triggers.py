@@ -21,6 +21,8 @@ from fieldpost_airflow.protocol import FieldpostError, Json
 
 _WAIT = 60.0
 """Seconds that one request is left with the hub; it answers at once when there is something."""
+_CANCEL_PATIENCE = 60.0
+"""Seconds to tell the hub that a run is not wanted any more."""
 _kills: set[asyncio.Task[None]] = set()
 _IN_PROGRESS = frozenset({"deferred", "running"})
 
@@ -120,8 +122,12 @@ class FieldpostRunTrigger(BaseTrigger):
         if not known or state in _IN_PROGRESS:
             self.log.info("The run %s goes on: its task is %s", self.run_id, state or "unknown")
             return
-        hook = FieldpostAsyncHook(self.fieldpost_conn_id, patience=60.0)
-        await hook.cancel(self.run_id, origin=f"airflow: the task is {state or 'cleared'}")
+        hook = FieldpostAsyncHook(self.fieldpost_conn_id, patience=_CANCEL_PATIENCE)
+        try:
+            await hook.cancel(self.run_id, origin=f"airflow: the task is {state or 'cleared'}")
+        except (FieldpostError, ValueError) as error:
+            self.log.error("%s", calls.goes_on(self.run_id, error))
+            return
         self.log.info("Cancelled the run %s: its task is %s", self.run_id, state or "cleared")
 
 
