@@ -200,10 +200,21 @@ def selected(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> li
     ]
 
 
-def online(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> list[str]:
-    """The names of the selected nodes that the hub hears."""
-    heard = {str(row.get("node")) for row in rows if is_online(row)}
-    return [name for name in selected(rows, select) if name in heard]
+def heard(
+    rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The names of the selected nodes, and of those of them that the hub hears. What it does not
+    know would be waited for in vain: a ``ValueError``."""
+    names = selected(rows, select)
+    online = {str(row.get("node")): is_online(row) for row in rows}
+    for name in names:
+        if name not in online:
+            raise ValueError(f"no node is named {name!r}; `fieldpost nodes` lists those there are")
+    if not names:
+        groups = " or ".join(repr(group) for group in select.get("groups", ()))
+        where = f"is in the group {groups}" if groups else "is accepted"
+        raise ValueError(f"no node {where}; `fieldpost nodes` lists those there are")
+    return names, [name for name in names if online[name]]
 
 
 def taken_up(names: Sequence[str]) -> Call[dict[str, bool]]:
@@ -286,12 +297,12 @@ __all__ = [
     "Submitted",
     "cancel",
     "goes_on",
+    "heard",
     "is_final",
     "is_online",
     "newest",
     "node",
     "nodes",
-    "online",
     "output",
     "results",
     "results_commit",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from airflow.sdk import BaseHook
@@ -11,7 +11,7 @@ from airflow.sdk import BaseHook
 from fieldpost_airflow import calls, connection, protocol, sockets
 from fieldpost_airflow.calls import Call, Page, Request, Submitted
 from fieldpost_airflow.protocol import FieldpostError, Json, RunState
-from fieldpost_airflow.sockets import Address, AsyncClient, Client
+from fieldpost_airflow.sockets import Address, AsyncClient, Client, Listener
 
 T = TypeVar("T")
 
@@ -253,6 +253,13 @@ class FieldpostAsyncHook(BaseHook):
                 yield self
             finally:
                 self._client = None
+
+    @contextmanager
+    def events(self, topics: Collection[str]) -> Iterator[Listener]:
+        """Subscribes to live events; within :meth:`connected`."""
+        assert self._client is not None
+        with self._client.events(topics) as listener:
+            yield listener
 
     async def _drive(self, call: Call[T]) -> T:
         if self._client is not None:

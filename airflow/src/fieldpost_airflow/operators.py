@@ -439,7 +439,7 @@ class FieldpostTriggerOperator(BaseOperator):
             return None
         # Airflow gives a cleared task more tries, unless it was running: then only the DAG run
         # knows of it, and not which of its tasks was cleared.
-        if _life(context).items() <= record.items():
+        if life(context).items() <= record.items():
             return record
         self._leave(hook, str(record.get("run_id")), "the task was cleared")
         return None
@@ -467,14 +467,14 @@ class FieldpostTriggerOperator(BaseOperator):
         if store is None:
             self.log.warning("Airflow has no task state store here: a crash would start a new run")
             return
-        store.set(_RECORD, {"run_id": run_id, **_life(context), "memo": memo})
+        store.set(_RECORD, {"run_id": run_id, **life(context), "memo": memo})
 
     def _forget(self, context: Context, *, left: bool = False) -> None:
         """A retry starts a new run: this one was seen to its end, or is ``left`` before it."""
         store = context.get("task_state_store")
         if store is not None and self.fieldpost_run_id is not None:
             word = "left" if left else "over"
-            store.set(_RECORD, {"run_id": self.fieldpost_run_id, **_life(context), word: True})
+            store.set(_RECORD, {"run_id": self.fieldpost_run_id, **life(context), word: True})
 
 
 class FieldpostScheduleOperator(BaseOperator):
@@ -562,7 +562,7 @@ def _seconds(value: float | str | timedelta) -> float:
     return seconds
 
 
-def _life(context: Context) -> Json:
+def life(context: Context) -> Json:
     """What Airflow changes when a task is cleared, and not when it is tried again."""
     return {
         "max_tries": int(getattr(context["ti"], "max_tries", 0) or 0),
