@@ -259,12 +259,22 @@ def protocol_key() -> str:
 
 def test_a_schedule_is_handed_over_and_taken_up(play: Play, site: Site) -> None:
     entries = [{"id": "e", "job": "ping", "every_ms": 60_000}]
-    hand = {"entries": entries, "node": "gw-1", "min_taken_up": 1.0, "wait": 20.0}
+    hand: dict[str, Any] = {
+        "entries": entries,
+        "node": "gw-1",
+        "min_taken_up": 1.0,
+        "wait": 20.0,
+    }
     state, xcoms = play(FieldpostScheduleOperator, **hand)
     assert state == "success"
+    versions = xcoms["return_value"].pop("versions")
     assert xcoms["return_value"] == {"changed": True, "count": 1, "nodes": {"gw-1": True}}
     _, xcoms = play(FieldpostScheduleOperator, **hand)
     assert xcoms["return_value"]["changed"] is False
+    assert xcoms["return_value"]["versions"] == versions
+    operator = FieldpostScheduleOperator(task_id="it", **{**hand, "entries": []})
+    context, _ = context_of()
+    assert operator.execute(context)["versions"]["gw-1"] > versions["gw-1"]
     site.ask("schedule.clear", select={"nodes": ["gw-1"]})
 
 

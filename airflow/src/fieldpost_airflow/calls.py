@@ -217,14 +217,27 @@ def heard(
     return names, [name for name in names if online[name]]
 
 
-def taken_up(names: Sequence[str]) -> Call[dict[str, bool]]:
-    """Of these nodes, which say that they hold the schedule that they should."""
-    taken = {}
+@dataclass(frozen=True)
+class Held:
+    """A node's schedule."""
+
+    version: int
+    """What it should hold: of its schedules, a higher one is a later one."""
+    up_to_date: bool
+    """Whether it says that it does."""
+
+
+def held(names: Sequence[str]) -> Call[dict[str, Held]]:
+    """Which schedule each of these nodes should hold, and whether it does. The hub tells it only
+    node by node."""
+    found = {}
     for name in names:
         row = yield from node(name)
         schedule = row.get("schedule")
-        taken[name] = isinstance(schedule, dict) and schedule.get("up_to_date") is True
-    return taken
+        schedule = schedule if isinstance(schedule, dict) else {}
+        version = int(schedule.get("counter") or 0)
+        found[name] = Held(version, schedule.get("up_to_date") is True)
+    return found
 
 
 @dataclass(frozen=True)
@@ -290,6 +303,7 @@ def status() -> Call[Json]:
 
 __all__ = [
     "Call",
+    "Held",
     "NodeState",
     "Page",
     "Request",
@@ -298,6 +312,7 @@ __all__ = [
     "cancel",
     "goes_on",
     "heard",
+    "held",
     "is_final",
     "is_online",
     "newest",
@@ -312,5 +327,4 @@ __all__ = [
     "selected",
     "status",
     "submit",
-    "taken_up",
 ]

@@ -481,8 +481,8 @@ class FieldpostScheduleOperator(BaseOperator):
     """Hands a schedule to nodes; they keep it and run by it, with or without a link to the hub.
 
     It replaces what was scheduled for that selector before; the same again changes nothing. Gives
-    ``{"changed", "count", "nodes": {node: taken up?}}``: a node that is offline takes it up when it
-    is back.
+    ``{"changed", "count", "nodes": {node: taken up?}, "versions": {node: number}}``: a node that is
+    offline takes it up when it is back.
 
     .. code-block:: python
 
@@ -531,7 +531,8 @@ class FieldpostScheduleOperator(BaseOperator):
             select = protocol.select(self.node, self.group, self.all_nodes)
             call = calls.schedule_set(select, self.entries, origin_of(context))
             answer = drive(hook.get_conn(), call)
-            taken = self._taken_up(hook, select)
+            held = self._held(hook, select)
+        taken = {name: each.up_to_date for name, each in held.items()}
         needed = outcome.wanted(self.min_taken_up, len(taken))
         up = sum(taken.values())
         self.log.info("The schedule is set; %d of %d nodes have taken it up", up, len(taken))
@@ -541,16 +542,22 @@ class FieldpostScheduleOperator(BaseOperator):
                 f"{up} of {len(taken)} nodes have taken the schedule up within {self.wait} s, "
                 f"{needed} needed; not yet: {late}"
             )
-        changed = bool(answer.get("changed"))
-        return {"changed": changed, "count": answer.get("count", len(taken)), "nodes": taken}
+        return {
+            "changed": bool(answer.get("changed")),
+            "count": answer.get("count", len(taken)),
+            "nodes": taken,
+            "versions": {name: each.version for name, each in held.items()},
+        }
 
-    def _taken_up(self, hook: FieldpostHook, select: Mapping[str, Any]) -> dict[str, bool]:
+    def _held(self, hook: FieldpostHook, select: Mapping[str, Any]) -> dict[str, calls.Held]:
         ends = time.monotonic() + self.wait
-        names = calls.selected(hook.nodes() if "nodes" not in select else [], select)
+        late = calls.selected(hook.nodes() if "nodes" not in select else [], select)
+        held: dict[str, calls.Held] = {}
         while True:
-            taken = drive(hook.get_conn(), calls.taken_up(names))
-            if all(taken.values()) or time.monotonic() >= ends:
-                return taken
+            held |= drive(hook.get_conn(), calls.held(late))
+            late = [name for name in late if not held[name].up_to_date]
+            if not late or time.monotonic() >= ends:
+                return held
             # The hub has no way to be told of this; a worker may sleep, a trigger may not.
             time.sleep(min(0.25, max(0.0, ends - time.monotonic())))
 
