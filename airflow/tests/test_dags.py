@@ -268,7 +268,8 @@ def test_a_schedule_is_handed_over_and_taken_up(play: Play, site: Site) -> None:
     state, xcoms = play(FieldpostScheduleOperator, **hand)
     assert state == "success"
     versions = xcoms["return_value"].pop("versions")
-    assert xcoms["return_value"] == {"changed": True, "count": 1, "nodes": {"gw-1": True}}
+    nodes = {"gw-1": True}
+    assert xcoms["return_value"] == {"changed": True, "count": 1, "nodes": nodes, "notes": []}
     _, xcoms = play(FieldpostScheduleOperator, **hand)
     assert xcoms["return_value"]["changed"] is False
     assert xcoms["return_value"]["versions"] == versions
@@ -276,6 +277,35 @@ def test_a_schedule_is_handed_over_and_taken_up(play: Play, site: Site) -> None:
     context, _ = context_of()
     assert operator.execute(context)["versions"]["gw-1"] > versions["gw-1"]
     site.ask("schedule.clear", select={"nodes": ["gw-1"]})
+
+
+def test_what_may_be_a_slip_in_a_schedule_is_said_and_what_is_one_fails(site: Site) -> None:
+    entry = {"id": "e", "job": "ping", "every_ms": 60_000}
+    slips: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"job": "no-such-job"}, {"node": "gw-1"}, "no-such-job"),
+        ({}, {"group": "nobody"}, "nobody"),
+    ]
+    for wrong, where, word in slips:
+        context, _ = context_of()
+        operator = FieldpostScheduleOperator(
+            task_id="it", entries=[{**entry, **wrong}], wait=0, **where
+        )
+        assert any(word in note for note in operator.execute(context)["notes"])
+        FieldpostScheduleOperator(task_id="it", entries=[], wait=0, **where).execute(context)
+    faults: list[tuple[dict[str, Any], str, str]] = [
+        ({}, "gw-9", "no node is named"),
+        ({"cron": "soon"}, "gw-1", "cron"),
+        ({"every_ms": None}, "gw-1", "every_ms"),
+        ({"job": "No Job"}, "gw-1", "No Job"),
+        ({"args": {"bus": "1" * 300}}, "gw-1", "256"),
+        ({"args": {"bus": 2}}, "gw-1", "bus|args|string"),
+    ]
+    for wrong, node, word in faults:
+        operator = FieldpostScheduleOperator(
+            task_id="it", entries=[{**entry, **wrong}], node=node, wait=0
+        )
+        with pytest.raises(AirflowException, match=word):
+            operator.execute(context_of()[0])
 
 
 @pytest.mark.parametrize("deferrable", [False, True])

@@ -481,8 +481,8 @@ class FieldpostScheduleOperator(BaseOperator):
     """Hands a schedule to nodes; they keep it and run by it, with or without a link to the hub.
 
     It replaces what was scheduled for that selector before; the same again changes nothing. Gives
-    ``{"changed", "count", "nodes": {node: taken up?}, "versions": {node: number}}``: a node that is
-    offline takes it up when it is back.
+    ``{"changed", "count", "nodes": {node: taken up?}, "versions": {node: number}, "notes"}``: a
+    node that is offline takes it up when it is back; the notes say what may be a slip.
 
     .. code-block:: python
 
@@ -531,6 +531,9 @@ class FieldpostScheduleOperator(BaseOperator):
             select = protocol.select(self.node, self.group, self.all_nodes)
             call = calls.schedule_set(select, self.entries, origin_of(context))
             answer = drive(hook.get_conn(), call)
+            notes = [str(note) for note in answer.get("notes") or ()]
+            for note in notes:
+                self.log.warning("%s", note)
             held = self._held(hook, select)
         taken = {name: each.up_to_date for name, each in held.items()}
         needed = outcome.wanted(self.min_taken_up, len(taken))
@@ -547,6 +550,7 @@ class FieldpostScheduleOperator(BaseOperator):
             "count": answer.get("count", len(taken)),
             "nodes": taken,
             "versions": {name: each.version for name, each in held.items()},
+            "notes": notes,
         }
 
     def _held(self, hook: FieldpostHook, select: Mapping[str, Any]) -> dict[str, calls.Held]:
