@@ -5,5 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 venv=$(./venv.sh ${VENV:+"$VENV"})
+# This tree's own code, whichever tree the environment was made for.
+export PYTHONPATH=$PWD/src
 export FIELDPOST_BIN=${FIELDPOST_BIN:-$PWD/../target/release}
 PATH=$venv/bin:$PATH exec python -W ignore bench.py "$@"

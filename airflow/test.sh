@@ -10,6 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 started=$SECONDS
 venv=$(./venv.sh ${VENV:+"$VENV"})
+# This tree's own code, whichever tree the environment was made for.
+export PYTHONPATH=$PWD/src
 export PATH=$venv/bin:$PATH
 if [[ -z ${FIELDPOST_BIN:-} ]]; then
     # With --workspace: another set of packages would build libsodium and libzmq again.

@@ -21,6 +21,7 @@ DAGS = """
 from datetime import datetime, timedelta
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 from fieldpost_airflow.operators import FieldpostTriggerOperator
+from fieldpost_airflow.sensors import FieldpostNodeSensor, FieldpostResultSensor
 from fieldpost_airflow.triggers import FieldpostEventTrigger
 
 def one(dag_id, **kwargs):
@@ -33,12 +34,19 @@ worker = one("worker", job="read-meter", node="gw-1", deferrable=False)
 partly = one("partly", job="fail-on-gw-2", group="field", min_success=1, deferrable=True)
 fails = one("fails", job="fail", node="gw-1", deferrable=True)
 hang = one("hang", job="hang", node="gw-1", deferrable=True)
+keeps = one("keeps", job="hang", node="gw-2", deferrable=False, cancel_on_kill=False)
 hang_worker = one("hang_worker", job="hang", node="gw-2", deferrable=False)
 away = one("away", job="read-meter", node="gw-2", ttl=120, deferrable=True)
 again = one("again", job="fail-once", node="gw-1", deferrable=True, retries=1,
             retry_delay=timedelta(seconds=0))
 late = one("late", job="hang", node="gw-1", deferrable=True,
            execution_timeout=timedelta(seconds=2))
+
+with DAG(dag_id="sensors", schedule=None, start_date=datetime(2026, 1, 1)) as sensors:
+    FieldpostNodeSensor(task_id="nodes", group="field", deferrable=True, timeout=600)
+    FieldpostResultSensor(task_id="deferred", job="ping", deferrable=True, timeout=600)
+    FieldpostResultSensor(task_id="rescheduled", job="ping", mode="reschedule",
+                          poke_interval=1, timeout=600)
 
 with DAG(dag_id="many", schedule=None, start_date=datetime(2026, 1, 1),
          max_active_tasks=64) as many:
@@ -65,7 +73,7 @@ with DAG(dag_id="one_by_one", schedule=[lines], start_date=datetime(2026, 1, 1),
 class Live:
     """Airflow over a site."""
 
-    def __init__(self, home: Path, site: Site, dags: str = DAGS, count: int = 12) -> None:
+    def __init__(self, home: Path, site: Site, dags: str = DAGS, count: int = 14) -> None:
         """``dags`` holds ``count`` DAGs."""
         self.home = home
         self.site = site

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import zmq
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.execution_time.timeout import timeout
 
-from fieldpost_airflow import protocol
+from fieldpost_airflow import operators, protocol
 from fieldpost_airflow.operators import (
     RESULTS_KEY,
     SUMMARY_KEY,
@@ -255,13 +259,53 @@ def protocol_key() -> str:
 
 def test_a_schedule_is_handed_over_and_taken_up(play: Play, site: Site) -> None:
     entries = [{"id": "e", "job": "ping", "every_ms": 60_000}]
-    hand = {"entries": entries, "node": "gw-1", "min_taken_up": 1.0, "wait": 20.0}
+    hand: dict[str, Any] = {
+        "entries": entries,
+        "node": "gw-1",
+        "min_taken_up": 1.0,
+        "wait": 20.0,
+    }
     state, xcoms = play(FieldpostScheduleOperator, **hand)
     assert state == "success"
-    assert xcoms["return_value"] == {"changed": True, "count": 1, "nodes": {"gw-1": True}}
+    versions = xcoms["return_value"].pop("versions")
+    nodes = {"gw-1": True}
+    assert xcoms["return_value"] == {"changed": True, "count": 1, "nodes": nodes, "notes": []}
     _, xcoms = play(FieldpostScheduleOperator, **hand)
     assert xcoms["return_value"]["changed"] is False
+    assert xcoms["return_value"]["versions"] == versions
+    operator = FieldpostScheduleOperator(task_id="it", **{**hand, "entries": []})
+    context, _ = context_of()
+    assert operator.execute(context)["versions"]["gw-1"] > versions["gw-1"]
     site.ask("schedule.clear", select={"nodes": ["gw-1"]})
+
+
+def test_what_may_be_a_slip_in_a_schedule_is_said_and_what_is_one_fails(site: Site) -> None:
+    entry = {"id": "e", "job": "ping", "every_ms": 60_000}
+    slips: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"job": "no-such-job"}, {"node": "gw-1"}, "no-such-job"),
+        ({}, {"group": "nobody"}, "nobody"),
+    ]
+    for wrong, where, word in slips:
+        context, _ = context_of()
+        operator = FieldpostScheduleOperator(
+            task_id="it", entries=[{**entry, **wrong}], wait=0, **where
+        )
+        assert any(word in note for note in operator.execute(context)["notes"])
+        FieldpostScheduleOperator(task_id="it", entries=[], wait=0, **where).execute(context)
+    faults: list[tuple[dict[str, Any], str, str]] = [
+        ({}, "gw-9", "no node is named"),
+        ({"cron": "soon"}, "gw-1", "cron"),
+        ({"every_ms": None}, "gw-1", "every_ms"),
+        ({"job": "No Job"}, "gw-1", "No Job"),
+        ({"args": {"bus": "1" * 300}}, "gw-1", "256"),
+        ({"args": {"bus": 2}}, "gw-1", "bus|args|string"),
+    ]
+    for wrong, node, word in faults:
+        operator = FieldpostScheduleOperator(
+            task_id="it", entries=[{**entry, **wrong}], node=node, wait=0
+        )
+        with pytest.raises(AirflowException, match=word):
+            operator.execute(context_of()[0])
 
 
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -333,7 +377,7 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
 
     first = protocol.new_run_id()
     # It died after it had stored the id: the retry submits with the same.
-    store.set("fieldpost_run", {"run_id": first, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": first, "max_tries": 2, "clears": 0, "memo": {}})
     assert operator.execute(context(try_number=2))["gw-1"]["status"] == "ok"
     assert site.hook.run(first).final
     # It died before Airflow knew of the success: the next try finds it.
@@ -350,22 +394,183 @@ def test_a_worker_that_died_before_its_submit_loses_nothing(site: Site, caplog: 
     # So does one that failed while nobody looked.
     spent = site.hook.submit("fail", node="gw-1").run_id
     site.hook.run(spent, wait=20.0)
-    store.set("fieldpost_run", {"run_id": spent, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": spent, "max_tries": 2, "clears": 0, "memo": {}})
     with pytest.raises(AirflowException, match="ok on 0 of 1"):
         fails.execute(context(try_number=2))
     assert store.values["fieldpost_run"]["run_id"] != spent
     # It died while the run went on: the retry goes on waiting for it.
     going = site.hook.submit("ping", node="gw-1").run_id
-    store.set("fieldpost_run", {"run_id": going, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": going, "max_tries": 2, "clears": 0, "memo": {}})
     operator.execute(context(try_number=2))
     assert store.values["fieldpost_run"]["run_id"] == going
     # A clear gives more tries: it runs afresh, and what may still go on is cancelled.
     hanging = site.hook.submit("hang", node="gw-1").run_id
     eventually("it runs", lambda: (site.home("gw-1") / "hanging").exists() or None)
-    store.set("fieldpost_run", {"run_id": hanging, "max_tries": 2, "memo": {}})
+    store.set("fieldpost_run", {"run_id": hanging, "max_tries": 2, "clears": 0, "memo": {}})
     operator.execute(context(try_number=3, max_tries=5))
     assert store.values["fieldpost_run"]["run_id"] != hanging
     assert site.hook.run(hanging, wait=20.0).nodes[0].status == "cancelled"
+
+
+@pytest.fixture
+def hanging(site: Site) -> Iterator[Callable[[], str]]:
+    """Starts a run of the job that hangs, on gw-1; what goes on of them ends with the test."""
+    made: list[str] = []
+
+    def start() -> str:
+        marker = site.home("gw-1") / "hanging"
+        marker.unlink(missing_ok=True)
+        made.append(site.hook.submit("hang", node="gw-1").run_id)
+        eventually("it runs", lambda: marker.exists() or None)
+        return made[-1]
+
+    yield start
+    for run_id in made:
+        site.hook.cancel(run_id)
+        site.hook.run(run_id, wait=20.0)
+
+
+def status(site: Site, run_id: str) -> str:
+    return site.hook.run(run_id).nodes[0].status
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_a_task_that_is_cleared_while_it_runs_runs_afresh(
+    site: Site, hanging: Callable[[], str], cancel_on_kill: bool
+) -> None:
+    """Airflow gives it no more tries then; only the DAG run counts its clears."""
+    old = hanging()
+    context, store = context_of(try_number=2, clears=1)
+    store.set("fieldpost_run", {"run_id": old, "max_tries": 2, "clears": 0, "memo": {}})
+    FieldpostTriggerOperator(
+        task_id="it",
+        job="hang",
+        node="gw-1",
+        wait_for_completion=False,
+        ttl=1,
+        cancel_on_kill=cancel_on_kill,
+    ).execute(context)
+    new = store.values["fieldpost_run"]["run_id"]
+    assert new != old
+    assert status(site, old) == ("cancelled" if cancel_on_kill else "running")
+    # The old one is over before the new one is triggered: on a device they would be in conflict.
+    if cancel_on_kill:
+        assert status(site, new) in ("waiting", "accepted", "running")
+    site.hook.cancel(new)
+
+
+@pytest.mark.parametrize("cancel_on_kill", [True, False])
+def test_a_retry_with_other_arguments_leaves_no_run_unsaid(
+    site: Site, hanging: Callable[[], str], capfd: pytest.CaptureFixture[str], cancel_on_kill: bool
+) -> None:
+    old = hanging()
+    context, store = context_of(try_number=2)
+    store.set("fieldpost_run", {"run_id": old, "max_tries": 2, "clears": 0, "memo": {}})
+    operator = FieldpostTriggerOperator(
+        task_id="it", job="ping", node="gw-1", cancel_on_kill=cancel_on_kill
+    )
+    assert operator.execute(context)["gw-1"]["status"] == "ok"
+    assert store.values["fieldpost_run"]["run_id"] != old
+    assert status(site, old) == ("cancelled" if cancel_on_kill else "running")
+    said = capfd.readouterr()
+    assert f"he run {old} of an earlier try" in said.out + said.err
+
+
+@pytest.fixture
+def impatient(own_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site to kill, and a connection that waits half a second for an answer."""
+    fields = json.loads(own_site.connection_json)
+    fields["extra"]["timeout"] = 0.5
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", json.dumps(fields))
+    return own_site
+
+
+@contextlib.contextmanager
+def hub_away(site: Site, until: Callable[[str], bool], capfd: Any) -> Iterator[list[str]]:
+    """The hub is killed, and comes back once what was said since tells it to."""
+    said: list[str] = []
+    site.kill_hub()
+
+    def bring_back() -> None:
+        def heard() -> bool | None:
+            out, err = capfd.readouterr()
+            said.append(out + err)
+            return until("".join(said)) or None
+
+        eventually("it is said that the hub is away", heard)
+        site.start_hub()
+
+    helper = threading.Thread(target=bring_back, daemon=True)
+    helper.start()
+    yield said
+    helper.join()
+
+
+def test_a_timeout_while_the_hub_is_away_is_told_to_it_later(
+    impatient: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = impatient.home("gw-1") / "hanging"
+    context, store = context_of()
+    monkeypatch.setattr(operators, "_KILL_PATIENCE", 0.01)
+    operator = FieldpostTriggerOperator(task_id="it", job="hang", node="gw-1")
+
+    def cut_off() -> None:
+        eventually("it runs", lambda: marker.exists() or None)
+        impatient.kill_hub()
+
+    helper = threading.Thread(target=cut_off, daemon=True)
+    helper.start()
+    # As Airflow does it.
+    with pytest.raises(AirflowTaskTimeout), timeout(4):
+        operator.execute(context)
+    helper.join()
+    helper = threading.Thread(target=impatient.start_hub, daemon=True)
+    helper.start()
+    operator.on_kill()
+    helper.join()
+    old = store.values["fieldpost_run"]["run_id"]
+    assert impatient.hook.run(old, wait=20.0).nodes[0].status == "cancelled"
+    assert f"Cancelled the run {old}" in "".join(capfd.readouterr())
+
+
+def test_a_run_that_could_not_be_cancelled_is_cancelled_by_the_next_try(
+    impatient: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = impatient.home("gw-1") / "hanging"
+    run = impatient.hook.submit("hang", node="gw-1")
+    eventually("it runs", lambda: marker.exists() or None)
+    context, store = context_of()
+    monkeypatch.setattr(operators, "_TIMEOUT_PATIENCE", 0.2)
+    operator = FieldpostTriggerOperator(task_id="it", job="hang", node="gw-1", ttl=1)
+    impatient.kill_hub()
+    event = {"run_id": run.run_id, "outcome": "timeout", "memo": {}}
+    with pytest.raises(AirflowException, match="was not over within"):
+        operator.execute_complete(context, event)
+    said = "".join(capfd.readouterr())
+    assert f"the run {run.run_id} could not be cancelled and goes on" in said
+    # A try that can't reach the hub either forgets nothing.
+    with pytest.raises(AirflowException, match="hub"):
+        operator.execute(context)
+    impatient.start_hub()
+    FieldpostTriggerOperator(
+        task_id="it", job="hang", node="gw-1", ttl=1, wait_for_completion=False
+    ).execute(context)
+    new = store.values["fieldpost_run"]["run_id"]
+    assert new != run.run_id
+    assert impatient.hook.run(run.run_id, wait=20.0).nodes[0].status == "cancelled"
+
+
+def test_results_are_fetched_from_a_hub_that_was_away_for_a_moment(
+    impatient: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = impatient.hook.submit("read-meter", {"bus": 3}, node="gw-1")
+    impatient.hook.run(run.run_id, wait=20.0)
+    context, _ = context_of()
+    operator = FieldpostTriggerOperator(task_id="it", job="read-meter", node="gw-1")
+    event = {"run_id": run.run_id, "outcome": "final", "memo": {}}
+    with hub_away(impatient, lambda said: "waiting for it" in said, capfd):
+        results = operator.execute_complete(context, event)
+    assert results["gw-1"]["output"] == {"bus": 3, "node": "gw-1"}
 
 
 def test_another_runs_event_is_not_this_ones() -> None:
@@ -379,6 +584,14 @@ def test_another_runs_event_is_not_this_ones() -> None:
         assert isinstance(trigger, FieldpostRunTrigger)
         assert (trigger.run_id, trigger.deadline) == ("mine", 5.0)
         assert again.value.kwargs == {"awaited": awaited}
+
+
+def context_of(clears: int = 0, **ti: Any) -> tuple[Any, FakeStore]:
+    """What an operator gets of Airflow, and what it remembers by."""
+    store = FakeStore()
+    dag_run = SimpleNamespace(clear_number=clears)
+    context = {"ti": FakeTi(**ti), "task_state_store": store, "dag_run": dag_run}
+    return context, store
 
 
 class FakeStore:

@@ -95,6 +95,58 @@ def test_a_clear_in_the_middle_stops_it_and_runs_afresh(live: Live) -> None:
     (live.site.home("gw-1") / "hanging").unlink()
 
 
+def test_a_clear_of_a_running_task_runs_afresh_and_leaves_what_it_may_not_cancel(
+    live: Live,
+) -> None:
+    run = live.run("keeps")
+    pid = hanging(live, "gw-2")
+    first = eventually("its run is known", lambda: run_of(live, "keeps", run), 60.0)
+    live.clear("keeps", run)
+
+    def afresh() -> str | None:
+        known = run_of(live, "keeps", run)
+        return known if known != first else None
+
+    second = eventually("it runs afresh", afresh, 120.0)
+    assert Path(f"/proc/{pid}").exists()
+    # On the device the new one may wait for the old one.
+    for each in (second, first):
+        live.site.hook.cancel(each)
+    live.until("keeps", run, "failed")
+    gone(pid)
+    (live.site.home("gw-2") / "hanging").unlink()
+
+
+def run_of(live: Live, dag_id: str, run: str) -> str | None:
+    """The run that a task has triggered, once it has."""
+    time.sleep(0.3)  # it is asked for in a loop
+    try:
+        return str(live.xcom(dag_id, run, "fieldpost_run_id"))
+    except AssertionError:
+        return None
+
+
+def test_sensors(live: Live) -> None:
+    site = live.site
+    site.stop("gw-2")
+    site.kill_hub()
+    site.start_hub()  # which has not heard anybody yet
+    site.wait_up("gw-1")
+    run = live.run("sensors")
+
+    def states() -> dict[str, str]:
+        return {task["task_id"]: str(task["state"]) for task in live.tasks("sensors", run)}
+
+    wait = {"nodes": "deferred", "deferred": "deferred", "rescheduled": "up_for_reschedule"}
+    eventually("they wait", lambda: states() == wait or None, 120.0)
+    ping = site.hook.submit("ping", node="gw-1").run_id
+    site.start("gw-2")
+    live.until("sensors", run, "success")
+    assert live.xcom("sensors", run, task="nodes") == ["gw-1", "gw-2"]
+    for task in ("deferred", "rescheduled"):
+        assert live.xcom("sensors", run, task=task)["run_id"] == ping
+
+
 def test_a_timeout_stops_it_too(live: Live) -> None:
     run = live.run("late")
     pid = hanging(live)

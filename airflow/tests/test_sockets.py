@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from fieldpost_airflow import sockets
+from fieldpost_airflow import __version__, calls, sockets
+from fieldpost_airflow.hooks import FieldpostHook
+from fieldpost_airflow.operators import FieldpostScheduleOperator
 from fieldpost_airflow.protocol import HubAway, NotAllowed, Refused
 from fieldpost_airflow.sockets import Address, Client
 from tests.fake_hub import FakeHub, refused
@@ -36,10 +38,11 @@ def test_a_refusal_is_raised_and_the_next_request_is_answered() -> None:
 
 
 def test_what_may_pass_is_asked_again() -> None:
-    answers = iter([refused("stopping"), refused("store_unavailable"), {"a": 1}])
+    passing = ("stopping", "reloaded", "store_unavailable", "busy")
+    answers = iter([*map(refused, passing), {"a": 1}])
     with FakeHub(lambda _: next(answers)) as hub, Client(hub.address) as client:
         assert client.call("submit", {}) == {"a": 1}
-        assert len(hub.requests) == 3
+        assert len(hub.requests) == 5
 
 
 def test_nobody_there_is_said_so() -> None:
@@ -168,3 +171,38 @@ async def test_nonsense_from_the_hub_reaches_its_caller() -> None:
         async with sockets.shared(hub.address) as client:
             with pytest.raises(Refused, match="m"):
                 await client.call("runs", {})
+
+
+@pytest.mark.parametrize(
+    ("status", "is_good", "sentence"),
+    [
+        ({"hub": "h", "version": f"{__version__}-rc.1"}, True, "The hub h answers"),
+        ({"hub": "h", "version": "0.99.3"}, False, "its version is 0.99.3"),
+        ({}, False, "its version is None"),
+    ],
+)
+def test_the_test_of_a_connection_judges_the_version(
+    status: dict[str, Any], is_good: bool, sentence: str
+) -> None:
+    with FakeHub(lambda _: status) as hub:
+        good, said = FieldpostHook(address=hub.address).test_connection()
+    assert good is is_good
+    assert sentence in said
+
+
+def test_only_nodes_that_are_late_are_asked_again_for_their_schedule() -> None:
+    late = iter([False, False, True])
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        up = request["node"] == "early" or next(late)
+        return {"node": {"schedule": {"counter": 3, "up_to_date": up}}}
+
+    with FakeHub(answer) as hub:
+        operator = FieldpostScheduleOperator(
+            task_id="it", entries=[], node=["early", "late"], wait=20
+        )
+        select = {"nodes": ["early", "late"]}
+        held = operator._held(FieldpostHook(address=hub.address), select)
+        assert held == dict.fromkeys(("early", "late"), calls.Held(3, True))
+        assert [request["node"] for request in hub.requests] == ["early", *["late"] * 3]
+    sockets.close_all()

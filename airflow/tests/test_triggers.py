@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -53,6 +55,19 @@ async def test_a_run_that_takes_too_long(site: Site) -> None:
     event = await first(FieldpostRunTrigger(run.run_id, deadline=time.time() + 0.3).run())
     assert event["outcome"] == "timeout"
     site.hook.cancel(run.run_id)
+
+
+async def test_a_run_that_ends_after_the_hub_has_read_its_configuration_anew(
+    own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", own_site.connection_json)
+    run = own_site.hook.submit("slow", node="gw-1")
+    waiting = asyncio.create_task(first(FieldpostRunTrigger(run.run_id).run()))
+    while not own_site.hook.status()["clients"]["waiting"]:
+        await asyncio.sleep(0.01)
+    own_site.processes["hub"].send_signal(signal.SIGHUP)
+    event = await asyncio.wait_for(waiting, 20)
+    assert event["outcome"] == "final", event
 
 
 async def test_a_run_that_nobody_knows() -> None:
@@ -137,7 +152,54 @@ async def test_nodes_that_come_back(own_site: Site, monkeypatch: pytest.MonkeyPa
     assert not waiting.done()
     own_site.start("gw-2")
     event = await asyncio.wait_for(waiting, 20)
-    assert event == {"outcome": "there", "online": ["gw-1", "gw-2"], "message": ""}
+    assert (event["outcome"], event["online"]) == ("there", ["gw-1", "gw-2"])
+    assert event["awaited"] == trigger.serialize()[1]
+
+
+async def test_node_triggers_share_one_socket(
+    own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", own_site.connection_json)
+    own_site.stop("gw-2")
+    own_site.kill_hub()
+    own_site.start_hub()
+    own_site.wait_up("gw-1")
+    wanted: list[Any] = [{"groups": ["field"]}, {"nodes": ["gw-2"]}]
+    before = len(os.listdir("/proc/self/fd"))
+    waiting = [
+        asyncio.create_task(first(FieldpostNodeTrigger(wanted[number % 2]).run()))
+        for number in range(100)
+    ]
+    while sockets.sharers(own_site.address) < 100:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)
+    # Two sockets, their monitors, and libzmq's own: not some for each.
+    assert len(os.listdir("/proc/self/fd")) - before < 30
+    # One that leaves takes nothing from the others.
+    waiting.pop().cancel()
+    own_site.start("gw-2")
+    events = await asyncio.wait_for(asyncio.gather(*waiting), 20)
+    assert {event["outcome"] for event in events} == {"there"}
+    assert sockets.sharers(own_site.address) == 0
+
+
+async def test_a_node_trigger_outlives_its_hub(
+    own_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FIELDPOST_DEFAULT", own_site.connection_json)
+    own_site.stop("gw-2")
+    own_site.kill_hub()
+    own_site.start_hub()
+    own_site.wait_up("gw-1")
+    waiting = asyncio.create_task(first(FieldpostNodeTrigger({"groups": ["field"]}).run()))
+    while not sockets.sharers(own_site.address):
+        await asyncio.sleep(0.01)
+    own_site.kill_hub()
+    own_site.start("gw-2")
+    await asyncio.sleep(0.2)
+    own_site.start_hub()
+    event = await asyncio.wait_for(waiting, 40)
+    assert event["online"] == ["gw-1", "gw-2"]
 
 
 # -- events --------------------------------------------------------------------------------------

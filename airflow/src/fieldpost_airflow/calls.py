@@ -82,6 +82,15 @@ def cancel(run_id: str, nodes: Sequence[str] = (), origin: str = "") -> Call[int
     return int(answer.get("count", 0))
 
 
+def goes_on(run_id: str, error: Exception) -> str:
+    """What it means that a run could not be cancelled."""
+    return (
+        f"the run {run_id} could not be cancelled and goes on: where it is not started it may be "
+        "until its ttl is over, and where it is it goes on until its own end or its job's timeout; "
+        f"`fieldpost cancel {run_id}` stops it ({error})"
+    )
+
+
 def run(run_id: str, wait_ms: int = 0) -> Call[RunState]:
     """A run with all its nodes; with ``wait_ms``, once it is final or that time is over."""
     fields: Json = {"run_id": run_id, "limit": _PAGE}
@@ -191,20 +200,44 @@ def selected(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> li
     ]
 
 
-def online(rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]) -> list[str]:
-    """The names of the selected nodes that the hub hears."""
-    heard = {str(row.get("node")) for row in rows if is_online(row)}
-    return [name for name in selected(rows, select) if name in heard]
+def heard(
+    rows: Sequence[Mapping[str, Any]], select: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """The names of the selected nodes, and of those of them that the hub hears. What it does not
+    know would be waited for in vain: a ``ValueError``."""
+    names = selected(rows, select)
+    online = {str(row.get("node")): is_online(row) for row in rows}
+    for name in names:
+        if name not in online:
+            raise ValueError(f"no node is named {name!r}; `fieldpost nodes` lists those there are")
+    if not names:
+        groups = " or ".join(repr(group) for group in select.get("groups", ()))
+        where = f"is in the group {groups}" if groups else "is accepted"
+        raise ValueError(f"no node {where}; `fieldpost nodes` lists those there are")
+    return names, [name for name in names if online[name]]
 
 
-def taken_up(names: Sequence[str]) -> Call[dict[str, bool]]:
-    """Of these nodes, which say that they hold the schedule that they should."""
-    taken = {}
+@dataclass(frozen=True)
+class Held:
+    """A node's schedule."""
+
+    version: int
+    """What it should hold: of its schedules, a higher one is a later one."""
+    up_to_date: bool
+    """Whether it says that it does."""
+
+
+def held(names: Sequence[str]) -> Call[dict[str, Held]]:
+    """Which schedule each of these nodes should hold, and whether it does. The hub tells it only
+    node by node."""
+    found = {}
     for name in names:
         row = yield from node(name)
         schedule = row.get("schedule")
-        taken[name] = isinstance(schedule, dict) and schedule.get("up_to_date") is True
-    return taken
+        schedule = schedule if isinstance(schedule, dict) else {}
+        version = int(schedule.get("counter") or 0)
+        found[name] = Held(version, schedule.get("up_to_date") is True)
+    return found
 
 
 @dataclass(frozen=True)
@@ -270,18 +303,21 @@ def status() -> Call[Json]:
 
 __all__ = [
     "Call",
+    "Held",
     "NodeState",
     "Page",
     "Request",
     "RunState",
     "Submitted",
     "cancel",
+    "goes_on",
+    "heard",
+    "held",
     "is_final",
     "is_online",
     "newest",
     "node",
     "nodes",
-    "online",
     "output",
     "results",
     "results_commit",
@@ -291,5 +327,4 @@ __all__ = [
     "selected",
     "status",
     "submit",
-    "taken_up",
 ]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from airflow.sdk import BaseHook
 
-from fieldpost_airflow import calls, connection, protocol, sockets
+from fieldpost_airflow import __version__, calls, connection, protocol, sockets
 from fieldpost_airflow.calls import Call, Page, Request, Submitted
 from fieldpost_airflow.protocol import FieldpostError, Json, RunState
-from fieldpost_airflow.sockets import Address, AsyncClient, Client
+from fieldpost_airflow.sockets import Address, AsyncClient, Client, Listener
 
 T = TypeVar("T")
 
@@ -204,8 +204,14 @@ class FieldpostHook(BaseHook):
                 status = drive(client, calls.status(), patience=min(5.0, self.address.timeout))
         except (FieldpostError, ValueError) as error:
             return False, str(error)
-        name, version = status.get("name") or status.get("hub"), status.get("version")
-        return True, f"The hub {name or ''} answers (version {version or 'unknown'})"
+        hub, version = status.get("hub"), str(status.get("version"))
+        if _series(version) != _series(__version__):
+            return False, (
+                f"the hub {hub} answers, but its version is {version}, and this package is "
+                f"{__version__}: the two are made to work together when they begin with the same "
+                "two numbers"
+            )
+        return True, f"The hub {hub} answers (version {version})"
 
 
 class FieldpostAsyncHook(BaseHook):
@@ -253,6 +259,13 @@ class FieldpostAsyncHook(BaseHook):
                 yield self
             finally:
                 self._client = None
+
+    @contextmanager
+    def events(self, topics: Collection[str]) -> Iterator[Listener]:
+        """Subscribes to live events; within :meth:`connected`."""
+        assert self._client is not None
+        with self._client.events(topics) as listener:
+            yield listener
 
     async def _drive(self, call: Call[T]) -> T:
         if self._client is not None:
@@ -384,6 +397,11 @@ class FieldpostAsyncHook(BaseHook):
     async def status(self) -> Json:
         """See :meth:`FieldpostHook.status`."""
         return await self._drive(calls.status())
+
+
+def _series(version: str) -> list[str]:
+    """What two versions have in common that speak the same protocol: before 1.0, two numbers."""
+    return version.split(".")[:2]
 
 
 def _incomplete(run_id: str, node: str | None) -> FieldpostError:

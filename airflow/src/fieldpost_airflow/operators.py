@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar, get_args
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 
 from fieldpost_airflow import calls, outcome, protocol
 from fieldpost_airflow.hooks import FieldpostHook, drive
@@ -19,7 +24,6 @@ from fieldpost_airflow.links import RUN_ID_KEY, FieldpostRunLink
 from fieldpost_airflow.outcome import OutputKind
 from fieldpost_airflow.protocol import (
     FieldpostError,
-    HubAway,
     Json,
     NodeState,
     NotAllowed,
@@ -32,6 +36,7 @@ from fieldpost_airflow.triggers import FieldpostRunTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+T = TypeVar("T")
 Offline = Literal["wait", "fail", "skip"]
 
 RESULTS_KEY = "fieldpost_results"
@@ -41,7 +46,11 @@ SUMMARY_KEY = "fieldpost_summary"
 
 _RECORD = "fieldpost_run"
 """Where the run is remembered from one try to the next."""
-_WAIT_MS = 30_000
+_WAIT_S = 30.0
+_KILL_PATIENCE = 4.5
+"""Seconds to tell the hub that the task was killed: Airflow ends its process after five."""
+_TIMEOUT_PATIENCE = 60.0
+"""Seconds to tell it that the task took too long."""
 _HOPELESS = frozenset({"bad_request", "not_allowed", "too_large", "conflict"})
 """What is refused with these will be refused again."""
 
@@ -160,6 +169,7 @@ class FieldpostTriggerOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.fieldpost_conn_id = fieldpost_conn_id
         self.fieldpost_run_id: str | None = None
+        self._patience = _KILL_PATIENCE
         outcome.wanted(min_success, 1)
         if offline not in get_args(Offline):
             raise ValueError(f"offline {offline!r}: wait, fail or skip are expected")
@@ -174,6 +184,14 @@ class FieldpostTriggerOperator(BaseOperator):
         return FieldpostHook(self.fieldpost_conn_id)
 
     def execute(self, context: Context) -> Any:
+        try:
+            return self._execute(context)
+        except AirflowTaskTimeout:
+            # Airflow calls on_kill next, and hurries nobody.
+            self._timed_out(context)
+            raise
+
+    def _execute(self, context: Context) -> Any:
         with one_sentence():
             hook = self.hook
             run, memo = self._submit(context, hook)
@@ -203,11 +221,11 @@ class FieldpostTriggerOperator(BaseOperator):
             hook = self.hook
             match event.get("outcome"):
                 case "final":
-                    return self._finish(context, hook.run(run_id), memo)
+                    run = self._patiently(lambda: hook.run(run_id))
+                    return self._finish(context, run, memo)
                 case "timeout":
-                    self._forget(context)
-                    if self.cancel_on_kill:
-                        hook.cancel(run_id, origin="airflow: execution_timeout")
+                    self._timed_out(context)
+                    self.on_kill()
                     raise AirflowException(
                         f"{self.job} was not over within the task's execution_timeout "
                         f"({self.execution_timeout}), run {run_id}"
@@ -222,12 +240,21 @@ class FieldpostTriggerOperator(BaseOperator):
         # Called from a signal handler, perhaps in the middle of a request: a client of its own.
         try:
             with Client(self.hook.address) as client:
-                call = calls.cancel(self.fieldpost_run_id, origin="airflow: the task was killed")
-                drive(client, call, patience=5.0)
+                call = calls.cancel(self.fieldpost_run_id, origin="airflow: the task was ended")
+                drive(client, call, patience=self._patience)
         except (FieldpostError, ValueError) as error:
-            self.log.warning("The run %s could not be cancelled: %s", self.fieldpost_run_id, error)
+            self.log.error("%s", calls.goes_on(self.fieldpost_run_id, error))
         else:
             self.log.info("Cancelled the run %s", self.fieldpost_run_id)
+
+    def _timed_out(self, context: Context) -> None:
+        """The run is about to be cancelled: a later try makes sure of it, and starts a new one."""
+        self._patience = _TIMEOUT_PATIENCE
+        try:
+            self._forget(context, left=True)
+        except Exception:
+            # The timeout may have cut a word to Airflow short. The cancel must not suffer from it.
+            self.log.warning("A retry will go on with the run", exc_info=True)
 
     # -- the run ---------------------------------------------------------------------------------
 
@@ -235,23 +262,32 @@ class FieldpostTriggerOperator(BaseOperator):
         record = self._remembered(context, hook)
         if record is not None:
             memo: Json = record.get("memo") or {}
-            run = self._ask(context, hook, record["run_id"], memo)
-            if run is not None and not self._is_spent(hook, run):
-                self.log.info("Going on with the run %s", run.run_id)
-                return run, memo
+            try:
+                run = self._ask(context, hook, record["run_id"], memo)
+            except Refused as refused:
+                match refused.code:
+                    case "conflict":
+                        self._leave(hook, record["run_id"], "this try asks for something else")
+                    case "too_old":
+                        self.log.info(
+                            "The run %s is not gone on with: %s", record["run_id"], refused
+                        )
+                    case _:
+                        raise
+            else:
+                if not self._is_spent(hook, run):
+                    self.log.info("Going on with the run %s", run.run_id)
+                    return run, memo
         run_id, memo = protocol.new_run_id(), self._offline(hook)
         # Before the submit: a worker that dies in between must find the run again.
         self._remember(context, run_id, memo)
         run = self._ask(context, hook, run_id, memo)
-        if run is None:
-            raise FieldpostError(f"the hub already knows the new run id {run_id} for another run")
         self.log.info("Triggered %s on %d nodes: run %s", self.job, run.count, run.run_id)
         return run, memo
 
     def _ask(
         self, context: Context, hook: FieldpostHook, run_id: str, memo: Mapping[str, Any]
-    ) -> calls.Submitted | None:
-        """Submits; ``None`` where a run of an earlier try is not this one any more."""
+    ) -> calls.Submitted:
         self.fieldpost_run_id = run_id
         online = memo.get("online")
         where: dict[str, Any] = (
@@ -259,20 +295,14 @@ class FieldpostTriggerOperator(BaseOperator):
             if online
             else {"node": self.node, "group": self.group, "all_nodes": self.all_nodes}
         )
-        try:
-            return hook.submit(
-                self.job,
-                self.args,
-                **where,
-                ttl=_seconds(self.ttl),
-                run_id=run_id,
-                origin=origin_of(context),
-            )
-        except Refused as refused:
-            if refused.code in ("conflict", "too_old"):
-                self.log.info("The run %s is not gone on with: %s", run_id, refused)
-                return None
-            raise
+        return hook.submit(
+            self.job,
+            self.args,
+            **where,
+            ttl=_seconds(self.ttl),
+            run_id=run_id,
+            origin=origin_of(context),
+        )
 
     def _is_spent(self, hook: FieldpostHook, submitted: calls.Submitted) -> bool:
         """Whether a run of an earlier try has ended, and not well enough: a retry means again."""
@@ -302,21 +332,28 @@ class FieldpostTriggerOperator(BaseOperator):
         return {"online": online + unknown, "offline": offline} if offline else {}
 
     def _wait(self, hook: FieldpostHook, run_id: str) -> RunState:
-        """Until it is over. A hub that is away meanwhile is waited for."""
+        """Until it is over."""
+        while True:
+            run = self._patiently(lambda: hook.run(run_id, wait=_WAIT_S))
+            if run.final:
+                return run
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What is asked of a run that is under way: a hub that is away is waited for."""
         away = False
         while True:
             try:
-                run = hook.run(run_id, wait=_WAIT_MS / 1000)
-            except HubAway as error:
+                answer = ask()
+            except FieldpostError as error:
+                if not protocol.may_pass(error):
+                    raise
                 if not away:
                     self.log.warning("%s; waiting for it", error)
                 away = True
                 continue
             if away:
                 self.log.info("The hub is back")
-                away = False
-            if run.final:
-                return run
+            return answer
 
     def _defer(self, run_id: str, memo: Json, deadline: float | None = None) -> NoReturn:
         # The trigger keeps the time itself: Airflow's own deferral timeout would end the task
@@ -339,7 +376,9 @@ class FieldpostTriggerOperator(BaseOperator):
 
     def _finish(self, context: Context, run: RunState, memo: Mapping[str, Any]) -> dict[str, Json]:
         hook = self.hook
-        results, unreadable = outcome.collect(run, lambda node: self._read(hook, run, node))
+        results, unreadable = outcome.collect(
+            run, lambda node: self._patiently(lambda: self._read(hook, run, node))
+        )
         judged = outcome.judge(
             run,
             self.min_success,
@@ -395,45 +434,55 @@ class FieldpostTriggerOperator(BaseOperator):
         record = store.get(_RECORD) if store is not None else None
         if not isinstance(record, dict) or record.get("over"):
             return None
-        before = str(record.get("run_id"))
-        if record.get("max_tries") == _max_tries(context):
+        if record.get("left"):
+            self._leave(hook, str(record.get("run_id")), "it was not over in time")
+            return None
+        # Airflow gives a cleared task more tries, unless it was running: then only the DAG run
+        # knows of it, and not which of its tasks was cleared.
+        if life(context).items() <= record.items():
             return record
-        # Airflow gives a cleared task more tries: it is to run afresh. Its old run may still go on,
-        # when nobody was there to cancel it.
-        if self.cancel_on_kill:
-            try:
-                hook.cancel(before, origin="airflow: the task was cleared")
-            except FieldpostError as error:
-                self.log.info("The run %s was not cancelled: %s", before, error)
+        self._leave(hook, str(record.get("run_id")), "the task was cleared")
         return None
+
+    def _leave(self, hook: FieldpostHook, run_id: str, why: str) -> None:
+        """A run of an earlier try is not gone on with: it is stopped, if it may be.
+
+        A hub that is away fails the try: the next one finds all as it is now.
+        """
+        if not self.cancel_on_kill:
+            self.log.warning("The run %s of an earlier try may go on: %s", run_id, why)
+            return
+        try:
+            if hook.cancel(run_id, origin=f"airflow: {why}") == 0:
+                return
+        except Refused as refused:
+            self.log.info("The run %s was not cancelled: %s", run_id, refused)
+            return
+        self.log.info("Cancelled the run %s of an earlier try: %s", run_id, why)
+        # A job that is still ending would be in the new run's way on its device.
+        hook.run(run_id, wait=hook.address.timeout)
 
     def _remember(self, context: Context, run_id: str, memo: Json) -> None:
         store = context.get("task_state_store")
         if store is None:
             self.log.warning("Airflow has no task state store here: a crash would start a new run")
             return
-        store.set(_RECORD, {"run_id": run_id, "max_tries": _max_tries(context), "memo": memo})
+        store.set(_RECORD, {"run_id": run_id, **life(context), "memo": memo})
 
-    def _forget(self, context: Context) -> None:
-        """The run was seen to its end: a retry starts a new one."""
+    def _forget(self, context: Context, *, left: bool = False) -> None:
+        """A retry starts a new run: this one was seen to its end, or is ``left`` before it."""
         store = context.get("task_state_store")
         if store is not None and self.fieldpost_run_id is not None:
-            store.set(
-                _RECORD,
-                {
-                    "run_id": self.fieldpost_run_id,
-                    "max_tries": _max_tries(context),
-                    "over": True,
-                },
-            )
+            word = "left" if left else "over"
+            store.set(_RECORD, {"run_id": self.fieldpost_run_id, **life(context), word: True})
 
 
 class FieldpostScheduleOperator(BaseOperator):
     """Hands a schedule to nodes; they keep it and run by it, with or without a link to the hub.
 
     It replaces what was scheduled for that selector before; the same again changes nothing. Gives
-    ``{"changed", "count", "nodes": {node: taken up?}}``: a node that is offline takes it up when it
-    is back.
+    ``{"changed", "count", "nodes": {node: taken up?}, "versions": {node: number}, "notes"}``: a
+    node that is offline takes it up when it is back; the notes say what may be a slip.
 
     .. code-block:: python
 
@@ -482,7 +531,11 @@ class FieldpostScheduleOperator(BaseOperator):
             select = protocol.select(self.node, self.group, self.all_nodes)
             call = calls.schedule_set(select, self.entries, origin_of(context))
             answer = drive(hook.get_conn(), call)
-            taken = self._taken_up(hook, select)
+            notes = [str(note) for note in answer.get("notes") or ()]
+            for note in notes:
+                self.log.warning("%s", note)
+            held = self._held(hook, select)
+        taken = {name: each.up_to_date for name, each in held.items()}
         needed = outcome.wanted(self.min_taken_up, len(taken))
         up = sum(taken.values())
         self.log.info("The schedule is set; %d of %d nodes have taken it up", up, len(taken))
@@ -492,16 +545,23 @@ class FieldpostScheduleOperator(BaseOperator):
                 f"{up} of {len(taken)} nodes have taken the schedule up within {self.wait} s, "
                 f"{needed} needed; not yet: {late}"
             )
-        changed = bool(answer.get("changed"))
-        return {"changed": changed, "count": answer.get("count", len(taken)), "nodes": taken}
+        return {
+            "changed": bool(answer.get("changed")),
+            "count": answer.get("count", len(taken)),
+            "nodes": taken,
+            "versions": {name: each.version for name, each in held.items()},
+            "notes": notes,
+        }
 
-    def _taken_up(self, hook: FieldpostHook, select: Mapping[str, Any]) -> dict[str, bool]:
+    def _held(self, hook: FieldpostHook, select: Mapping[str, Any]) -> dict[str, calls.Held]:
         ends = time.monotonic() + self.wait
-        names = calls.selected(hook.nodes() if "nodes" not in select else [], select)
+        late = calls.selected(hook.nodes() if "nodes" not in select else [], select)
+        held: dict[str, calls.Held] = {}
         while True:
-            taken = drive(hook.get_conn(), calls.taken_up(names))
-            if all(taken.values()) or time.monotonic() >= ends:
-                return taken
+            held |= drive(hook.get_conn(), calls.held(late))
+            late = [name for name in late if not held[name].up_to_date]
+            if not late or time.monotonic() >= ends:
+                return held
             # The hub has no way to be told of this; a worker may sleep, a trigger may not.
             time.sleep(min(0.25, max(0.0, ends - time.monotonic())))
 
@@ -513,5 +573,9 @@ def _seconds(value: float | str | timedelta) -> float:
     return seconds
 
 
-def _max_tries(context: Context) -> int:
-    return int(getattr(context["ti"], "max_tries", 0) or 0)
+def life(context: Context) -> Json:
+    """What Airflow changes when a task is cleared, and not when it is tried again."""
+    return {
+        "max_tries": int(getattr(context["ti"], "max_tries", 0) or 0),
+        "clears": int(getattr(context.get("dag_run"), "clear_number", 0) or 0),
+    }

@@ -12,15 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from fieldpost_airflow.protocol import (
-    PASSING,
-    FieldpostError,
-    HubAway,
-    Json,
-    NodeState,
-    Refused,
-    RunState,
-)
+from fieldpost_airflow.protocol import FieldpostError, Json, NodeState, RunState, may_pass
 
 OutputKind = Literal["json", "text", "lines", "path"]
 OUTPUT_KINDS = get_args(OutputKind)
@@ -192,9 +184,8 @@ def collect(
         try:
             result |= read(node)
         except FieldpostError as error:
-            if isinstance(error, HubAway) or (isinstance(error, Refused) and error.code in PASSING):
-                # It is there, and can be read in a moment: the task's next try goes on with it.
-                raise
+            if may_pass(error):
+                raise  # It is there, and can be read in a moment.
             if node.ok:
                 unreadable[node.node] = str(error)
             result["note"] = str(error)

@@ -57,8 +57,13 @@ class Refused(FieldpostError):
         self.message = message
 
 
-PASSING = frozenset({"stopping", "store_unavailable", "busy"})
+PASSING = frozenset({"stopping", "reloaded", "store_unavailable", "busy"})
 """What is refused with these may be granted in a moment."""
+
+
+def may_pass(error: FieldpostError) -> bool:
+    """Whether the same may be granted in a moment: the hub is away, or can't just now."""
+    return isinstance(error, HubAway) or (isinstance(error, Refused) and error.code in PASSING)
 
 
 class BadAnswer(FieldpostError):

@@ -46,6 +46,7 @@ class Requeue:
 def requeue(dag_run: DagRun) -> None:
     """Queues the assets again of which events came too late for this run."""
     from airflow.utils.types import DagRunType
+    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import object_session
 
     if dag_run.run_type != DagRunType.ASSET_TRIGGERED:
@@ -54,22 +55,35 @@ def requeue(dag_run: DagRun) -> None:
     session = object_session(dag_run)
     if session is None:
         return
-    for asset_id, newest in left_behind(session, dag_run.dag_id):
-        # Not this machine's time: the events have the triggerer's, and a run takes those up to it.
-        row = {"asset_id": asset_id, "target_dag_id": dag_run.dag_id, "created_at": newest}
-        session.execute(_queued(session, row))
-        log.info("More results came while %s was made: they start another run", dag_run.run_id)
+    # What the scheduler has changed is not to be taken back with what fails here.
+    session.flush()
+    try:
+        # Not the session's: Airflow guards it against commits, and takes a savepoint's for one.
+        with session.connection().begin_nested():
+            for asset_id, at in left_behind(session, dag_run.dag_id):
+                # Not this machine's time: events have the triggerer's, and a run takes those up to
+                # it.
+                row = {"asset_id": asset_id, "target_dag_id": dag_run.dag_id, "created_at": at}
+                session.execute(_queued(session, row))
+                log.info("More results came while %s was made: they start another", dag_run.run_id)
+    except SQLAlchemyError:
+        log.exception(
+            "Results may be left behind until %s has another run, or another one comes",
+            dag_run.dag_id,
+        )
 
 
 def left_behind(session: Session, dag_id: str) -> list[tuple[int, datetime]]:
     """The watched assets of a DAG with events after its newest run, and without a place in the
-    queue; each with the time of its newest event."""
+    queue; each with the time of its newest event. None where assets start the DAG by partitions:
+    Airflow queues those elsewhere, and never for a trigger's event, which has no partition."""
     from airflow.models.asset import (
         AssetDagRunQueue,
         AssetEvent,
         AssetWatcherModel,
         DagScheduleAssetReference,
     )
+    from airflow.models.dag import DagModel
     from airflow.models.dagrun import DagRun
     from airflow.models.trigger import Trigger
     from airflow.utils.types import DagRunType
@@ -93,6 +107,7 @@ def left_behind(session: Session, dag_id: str) -> list[tuple[int, datetime]]:
         for asset_id, at in session.execute(
             select(asset, latest).where(
                 DagScheduleAssetReference.dag_id == dag_id,
+                ~exists().where(DagModel.dag_id == dag_id, DagModel.timetable_partitioned),
                 exists().where(
                     AssetWatcherModel.asset_id == asset,
                     AssetWatcherModel.trigger_id == Trigger.id,

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -209,6 +209,34 @@ class Client:
                 socket.send(frame)
 
 
+class Listener:
+    """One who waits for live events. Get one from :meth:`AsyncClient.events`."""
+
+    def __init__(self, topics: Collection[str]) -> None:
+        self.topics = frozenset(topics)
+        self._heard: set[str] = set()
+        self._something = asyncio.Event()
+
+    def tell(self, topics: Collection[str]) -> None:
+        """Something has happened there, or may have."""
+        self._heard.update(topics)
+        self._something.set()
+
+    async def hears(self, topics: Collection[str], patience: float) -> None:
+        """Until something has happened on one of these topics since the last call, or so many
+        seconds are over."""
+        until = time.monotonic() + patience
+        while self._heard.isdisjoint(topics):
+            self._heard.clear()
+            self._something.clear()
+            left = until - time.monotonic()
+            try:
+                await asyncio.wait_for(self._something.wait(), max(0.0, left))
+            except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
+                return
+        self._heard.clear()
+
+
 class AsyncClient:
     """A connection for the coroutines of one event loop: any number of requests at a time.
 
@@ -228,6 +256,9 @@ class AsyncClient:
             asyncio.create_task(self._read_replies(), name="fieldpost replies"),
             asyncio.create_task(self._read_monitor(), name="fieldpost monitor"),
         ]
+        self._events: zmq.asyncio.Socket | None = None
+        self._events_monitor: Any = None
+        self._listeners: dict[str, set[Listener]] = {}
 
     @property
     def waiting(self) -> int:
@@ -273,6 +304,56 @@ class AsyncClient:
             self._exchange.forget(request_id)
             self._waiting.pop(request_id, None)
 
+    @contextlib.contextmanager
+    def events(self, topics: Collection[str]) -> Iterator[Listener]:
+        """Subscribes to live events, over one socket for all. A subscription takes a moment until
+        it is at the hub, and what happens while the connection is down is not heard: look again now
+        and then."""
+        socket = self._subscriber()
+        listener = Listener(topics)
+        for topic in listener.topics:
+            if topic not in self._listeners:
+                socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+            self._listeners.setdefault(topic, set()).add(listener)
+        try:
+            yield listener
+        finally:
+            for topic in listener.topics:
+                others = self._listeners[topic]
+                others.discard(listener)
+                if not others:
+                    del self._listeners[topic]
+                    if not socket.closed:
+                        socket.setsockopt(zmq.UNSUBSCRIBE, topic.encode())
+
+    def _subscriber(self) -> zmq.asyncio.Socket:
+        if self._events is None:
+            self._events = self._context.socket(zmq.SUB)
+            _prepare(self._events, self.address)
+            self._events_monitor = self._events.get_monitor_socket(SUCCEEDED)
+            self._events.connect(self.address.events)
+            self._tasks += [
+                asyncio.create_task(self._read_events(self._events), name="fieldpost events"),
+                asyncio.create_task(
+                    self._read_events_monitor(self._events_monitor), name="fieldpost events monitor"
+                ),
+            ]
+        return self._events
+
+    async def _read_events(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            topic = (await socket.recv_multipart())[0].decode(errors="replace")
+            for listener in self._listeners.get(topic, ()):
+                listener.tell((topic,))
+
+    async def _read_events_monitor(self, monitor: Any) -> None:
+        while True:
+            await monitor.recv_multipart()
+            # It is connected, perhaps again: something may have been missed.
+            for topic, listeners in self._listeners.items():
+                for listener in listeners:
+                    listener.tell((topic,))
+
     async def close(self) -> None:
         """Ends the connection; whoever still waits gets an error."""
         for task in self._tasks:
@@ -281,9 +362,14 @@ class AsyncClient:
         for reply in self._waiting.values():
             if not reply.done():
                 reply.set_exception(HubAway("the connection was closed here"))
-        self._socket.disable_monitor()
-        self._monitor.close(0)
-        self._socket.close(0)
+        for socket, monitor in (
+            (self._socket, self._monitor),
+            (self._events, self._events_monitor),
+        ):
+            if socket is not None:
+                socket.disable_monitor()
+                monitor.close(0)
+                socket.close(0)
         self._context.term()
 
     async def _send_if_up(self, frame: bytes) -> None:
@@ -352,41 +438,6 @@ def sharers(address: Address) -> int:
     """How many use this event loop's connection to a hub."""
     entry = _shared.get(asyncio.get_running_loop(), {}).get(address)
     return entry.users if entry is not None else 0
-
-
-@contextlib.asynccontextmanager
-async def events(
-    address: Address, topics: Sequence[str]
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Subscribes to live events. Gives what waits until something has happened: an event, or that
-    the connection was made (again), before which events may have been missed."""
-    context = zmq.asyncio.Context()
-    socket = context.socket(zmq.SUB)
-    monitor: Any = None
-    try:
-        _prepare(socket, address)
-        for topic in topics:
-            socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
-        monitor = socket.get_monitor_socket(SUCCEEDED)
-        socket.connect(address.events)
-        poller = zmq.asyncio.Poller()
-        poller.register(socket, zmq.POLLIN)
-        poller.register(monitor, zmq.POLLIN)
-
-        async def happened() -> None:
-            await poller.poll()
-            for each in (socket, monitor):
-                with contextlib.suppress(zmq.Again):
-                    while True:
-                        await each.recv_multipart(zmq.NOBLOCK)
-
-        yield happened
-    finally:
-        if monitor is not None:
-            socket.disable_monitor()
-            monitor.close(0)
-        socket.close(0)
-        context.term()
 
 
 _clients: dict[Address, Client] = {}

@@ -15,12 +15,14 @@ from airflow.triggers.base import BaseEventTrigger, BaseTrigger, TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 from asgiref.sync import sync_to_async
 
-from fieldpost_airflow import calls, outcome, protocol, sockets
+from fieldpost_airflow import calls, outcome, protocol
 from fieldpost_airflow.hooks import FieldpostAsyncHook, FieldpostHook
 from fieldpost_airflow.protocol import FieldpostError, Json
 
 _WAIT = 60.0
 """Seconds that one request is left with the hub; it answers at once when there is something."""
+_CANCEL_PATIENCE = 60.0
+"""Seconds to tell the hub that a run is not wanted any more."""
 _kills: set[asyncio.Task[None]] = set()
 _IN_PROGRESS = frozenset({"deferred", "running"})
 
@@ -120,8 +122,12 @@ class FieldpostRunTrigger(BaseTrigger):
         if not known or state in _IN_PROGRESS:
             self.log.info("The run %s goes on: its task is %s", self.run_id, state or "unknown")
             return
-        hook = FieldpostAsyncHook(self.fieldpost_conn_id, patience=60.0)
-        await hook.cancel(self.run_id, origin=f"airflow: the task is {state or 'cleared'}")
+        hook = FieldpostAsyncHook(self.fieldpost_conn_id, patience=_CANCEL_PATIENCE)
+        try:
+            await hook.cancel(self.run_id, origin=f"airflow: the task is {state or 'cleared'}")
+        except (FieldpostError, ValueError) as error:
+            self.log.error("%s", calls.goes_on(self.run_id, error))
+            return
         self.log.info("Cancelled the run %s: its task is %s", self.run_id, state or "cleared")
 
 
@@ -328,8 +334,9 @@ def _listed(value: str | Sequence[str]) -> list[str]:
 
 
 class FieldpostNodeTrigger(BaseTrigger):
-    """Awaits that the hub hears enough of these nodes. Its event is
-    ``{"outcome": "there" | "timeout" | "error", "online": [...], "message"}``."""
+    """Awaits that the hub hears enough of these nodes. A node or a group that the hub does not know
+    is an error. Its event is ``{"outcome": "there" | "timeout" | "error", "online": [...],
+    "message", "awaited": what serialize() says}``."""
 
     def __init__(
         self,
@@ -356,7 +363,8 @@ class FieldpostNodeTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        event: Json = {"outcome": "there", "online": [], "message": ""}
+        awaited = self.serialize()[1]
+        event: Json = {"outcome": "there", "online": [], "message": "", "awaited": awaited}
         try:
             left = None if self.deadline is None else max(0.0, self.deadline - time.time())
             event["online"] = await asyncio.wait_for(self._there(), left)
@@ -369,21 +377,25 @@ class FieldpostNodeTrigger(BaseTrigger):
     async def _there(self) -> list[str]:
         hook = FieldpostAsyncHook(self.fieldpost_conn_id, patience=math.inf)
         async with hook.connected():
-            rows = await hook.nodes()
-            names = calls.selected(rows, self.select)
-            topics = [f"node/{name}/" for name in names]
-            async with sockets.events(await hook.address(), topics) as happened:
-                # Subscribed first: what happens between the look and the wait is not missed.
+            names, _ = calls.heard(await hook.nodes(), self.select)
+            with hook.events([f"node/{name}/" for name in names]) as listener:
+                # Subscriptions take a moment to get to the hub.
+                patience = 1.0
                 while True:
-                    rows = await hook.nodes()
-                    online = calls.online(rows, self.select)
-                    if len(online) >= outcome.wanted(self.min_online, len(names)) > 0:
+                    names, online = calls.heard(await hook.nodes(), self.select)
+                    if len(online) >= outcome.wanted(self.min_online, len(names)):
                         return online
-                    await happened()
+                    away = {f"node/{name}/" for name in names} - {
+                        f"node/{name}/" for name in online
+                    }
+                    # What those do that are there changes nothing; who is in a group may.
+                    await listener.hears(away, patience)
+                    patience = _WAIT
 
 
 class FieldpostResultTrigger(BaseTrigger):
-    """Awaits a result. Its event is ``{"outcome": "there" | "timeout" | "error", "result", …}``."""
+    """Awaits a result. Its event is ``{"outcome": "there" | "timeout" | "error", "result",
+    "message", "awaited": what serialize() says}``."""
 
     def __init__(
         self,
@@ -416,7 +428,8 @@ class FieldpostResultTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        event: Json = {"outcome": "there", "result": None, "message": ""}
+        awaited = self.serialize()[1]
+        event: Json = {"outcome": "there", "result": None, "message": "", "awaited": awaited}
         try:
             left = None if self.deadline is None else max(0.0, self.deadline - time.time())
             event["result"] = await asyncio.wait_for(self._there(), left)
