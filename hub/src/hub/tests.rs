@@ -399,6 +399,7 @@ fn a_node_that_comes_back_with_another_start_is_asked() {
     assert_eq!(sent.kinds(), ["welcome"], "the same start");
     let sent = world.report(A, None, &hello(&mut [0; 256], 2));
     assert_eq!(sent.kinds(), ["welcome", "query"]);
+    assert!(world.pass(3_000).kinds().contains(&"query"), "until it answers");
     world.state(run, RunState::Unknown);
     assert_eq!(world.outcomes(), [(Outcome::Lost, Source::Hub)]);
 }

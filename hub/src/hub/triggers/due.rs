@@ -96,6 +96,9 @@ impl Triggers {
                     if target.cancelling {
                         target.due = target.pause(now).min(target.due);
                         trigger.publish_cancel(cx, node, attempt);
+                    } else if target.asked && !silent {
+                        target.due = target.pause(now).min(target.due);
+                        query(cx, node, &[run]);
                     }
                     return;
                 }
