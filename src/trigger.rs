@@ -39,6 +39,8 @@ pub(crate) struct Entry {
     /// In hub time; scheduled runs have none and are forgotten once they are settled.
     pub(crate) deadline: UnixMillis,
     pub(crate) state: State,
+    /// A hub has acked some of its output.
+    pub(crate) output_acked: bool,
     /// Tells this use of the place from others. Never 0.
     pub(crate) serial: u32,
 }
@@ -116,6 +118,24 @@ impl KnownRuns {
         }
     }
 
+    /// A hub has acked some output of the run that has stood at `place` since it got `serial`.
+    pub(crate) fn output_acked(&mut self, place: Place, serial: u32) {
+        if let Some(entry) = self.entries.get_mut(place.index())
+            && entry.serial == serial
+        {
+            entry.output_acked = true;
+        }
+    }
+
+    /// A run that has not settled and of whose output a hub has acked some: it is asked of once.
+    pub(crate) fn take_split(&mut self) -> Option<Entry> {
+        let entry = self.entries.iter_mut().find(|entry| {
+            entry.output_acked && matches!(entry.state, State::Running(_) | State::Coming)
+        })?;
+        entry.output_acked = false;
+        Some(*entry)
+    }
+
     /// Adds a run that is not known yet. `is_over` says whether a deadline has passed.
     pub(crate) fn insert(
         &mut self,
@@ -134,7 +154,8 @@ impl KnownRuns {
             return Err(TableFull);
         }
         self.serial = self.serial.wrapping_add(1).max(1);
-        let entry = Entry { run, attempt, deadline, state, serial: self.serial };
+        let entry =
+            Entry { run, attempt, deadline, state, output_acked: false, serial: self.serial };
         let place = match self.free.pop() {
             Some(place) => {
                 self.entries[usize::from(place)] = entry;

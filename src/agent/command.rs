@@ -76,6 +76,10 @@ impl Agent {
             Welcomed::Known => {}
             Welcomed::Anew => {
                 log::info!("welcomed by hub {}", welcome.hub);
+                let former = self.hub.replace(welcome.hub);
+                if former.is_some_and(|former| former != welcome.hub) {
+                    self.leave_hub();
+                }
                 self.status = Some(Status::Welcomed);
                 self.push.forget_answers();
                 #[cfg(feature = "planted-bugs")]
@@ -93,6 +97,28 @@ impl Agent {
             let most = 5 * HELLO_FIRST.as_millis() as u64;
             self.heartbeat_at =
                 self.now.boot + std::time::Duration::from_millis(self.rng.u64(..most));
+        }
+    }
+
+    /// Another hub is there. Output that the one before has acked some of will be whole at neither: the
+    /// rest is dropped, and its run's end says so.
+    fn leave_hub(&mut self) {
+        #[cfg(feature = "planted-bugs")]
+        if self.identity.bugs.split_output {
+            return;
+        }
+        while let Some(entry) = self.known.take_split() {
+            log::warn!("the output of {} is in part at another hub; its end says so", entry.run);
+            self.evict(Some(entry.serial));
+            if let Some(spool) = &mut self.spool
+                && spool.bytes() > 0
+            {
+                spool.drop_output(entry.run, entry.attempt);
+                spool.look_at_all();
+            }
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.window.leave_hub();
         }
     }
 
@@ -248,6 +274,9 @@ impl Agent {
                 if let (Some(spool), Some(spot)) = (spool.as_mut(), spot) {
                     spool.release(spot, of_outbox(kind));
                 }
+                if kind == outbox::Kind::Chunk {
+                    known.output_acked(Place(owner.known), owner.serial);
+                }
                 if kind == outbox::Kind::Finished
                     && let Some(entry) = known.get(Place(owner.known)).copied()
                     && entry.serial == owner.serial
@@ -280,13 +309,18 @@ impl Agent {
         let Self { spool: Some(spool), known, journal, delivered, .. } = self else { return };
         for range in ack.ranges.iter() {
             spool.acked(ack.outbox, range, |acked| {
+                let (run, attempt) = (acked.run, acked.attempt);
+                let place = known.find(run, attempt);
+                let serial = place.and_then(|place| known.get(place)).map(|entry| entry.serial);
+                if acked.kind == crate::spool::segment::Kind::Chunk
+                    && let (Some(place), Some(serial)) = (place, serial)
+                {
+                    known.output_acked(place, serial);
+                }
                 if acked.kind != crate::spool::segment::Kind::Finished {
                     return;
                 }
-                let (run, attempt) = (acked.run, acked.attempt);
-                if let Some(place) = known.find(run, attempt)
-                    && let Some(serial) = known.get(place).map(|entry| entry.serial)
-                {
+                if let (Some(place), Some(serial)) = (place, serial) {
                     known.set(place, serial, State::Settled);
                     journal.push(&Record::Settled { run, attempt });
                 }

@@ -53,6 +53,7 @@ impl Agent {
             boot_id: restored.boot_id,
             file: Vec::new(),
             heartbeat_at: now.boot,
+            hub: None,
             acked_at: now.boot,
             wants_vitals: false,
             drops: DropCounts::default(),
