@@ -103,7 +103,7 @@ world: ## the simulated world: SEEDS histories of lost messages, dead processes,
 	SEEDS=$(SEEDS) $(CARGO) test --workspace --test world -- --nocapture
 
 .PHONY: planted
-planted: ## the world must find five faults that are planted for it
+planted: ## the world must find seven faults that are planted for it
 	$(CARGO) test --workspace --features fieldpost-testkit/planted-bugs --test planted
 
 .PHONY: faults
