@@ -41,6 +41,8 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     /// A hub has acked some of its output.
     pub(crate) output_acked: bool,
+    /// The job's number among those whose drops are counted.
+    pub(crate) job: u8,
     /// Tells this use of the place from others. Never 0.
     pub(crate) serial: u32,
 }
@@ -121,6 +123,15 @@ impl KnownRuns {
     /// A hub has acked some output of the run that has stood at `place` since it got `serial`.
     pub(crate) fn output_acked(&mut self, place: Place, serial: u32) {
         if let Some(entry) = self.entries.get_mut(place.index())
+    /// The run that has stood at `place` since it got `serial` is of this job.
+    pub(crate) fn set_job(&mut self, place: Place, serial: u32, job: u8) {
+        if let Some(entry) = self.entries.get_mut(place.index())
+            && entry.serial == serial
+        {
+            entry.job = job;
+        }
+    }
+
             && entry.serial == serial
         {
             entry.output_acked = true;
@@ -154,8 +165,8 @@ impl KnownRuns {
             return Err(TableFull);
         }
         self.serial = self.serial.wrapping_add(1).max(1);
-        let entry =
-            Entry { run, attempt, deadline, state, output_acked: false, serial: self.serial };
+        let (output_acked, job) = (false, u8::MAX);
+        let entry = Entry { run, attempt, deadline, state, output_acked, job, serial: self.serial };
         let place = match self.free.pop() {
             Some(place) => {
                 self.entries[usize::from(place)] = entry;

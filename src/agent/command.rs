@@ -171,6 +171,7 @@ impl Agent {
             place,
             serial,
             timeout: job.timeout,
+        self.known.set_job(place, serial, self.drops.number(&job.name));
             job,
             args,
             origin: Origin::Trigger,
