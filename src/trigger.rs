@@ -62,6 +62,9 @@ pub(crate) enum State {
     Settled,
     /// It was cancelled before it came.
     Tombstone,
+    /// There was no room for it: a copy of its trigger is not to find room, for the hub has told that it
+    /// is rejected.
+    Busy,
 }
 
 /// A place in the table.
@@ -120,9 +123,6 @@ impl KnownRuns {
         }
     }
 
-    /// A hub has acked some output of the run that has stood at `place` since it got `serial`.
-    pub(crate) fn output_acked(&mut self, place: Place, serial: u32) {
-        if let Some(entry) = self.entries.get_mut(place.index())
     /// The run that has stood at `place` since it got `serial` is of this job.
     pub(crate) fn set_job(&mut self, place: Place, serial: u32, job: u8) {
         if let Some(entry) = self.entries.get_mut(place.index())
@@ -132,6 +132,9 @@ impl KnownRuns {
         }
     }
 
+    /// A hub has acked some output of the run that has stood at `place` since it got `serial`.
+    pub(crate) fn output_acked(&mut self, place: Place, serial: u32) {
+        if let Some(entry) = self.entries.get_mut(place.index())
             && entry.serial == serial
         {
             entry.output_acked = true;
@@ -208,7 +211,7 @@ impl KnownRuns {
         for _ in 0..count.min(self.entries.len()) {
             self.hand = (self.hand + 1) % self.entries.len();
             let entry = self.entries[self.hand];
-            let done = matches!(entry.state, State::Settled | State::Tombstone);
+            let done = matches!(entry.state, State::Settled | State::Tombstone | State::Busy);
             if done && is_over(entry.deadline) {
                 self.remove(self.hand);
             }

@@ -135,6 +135,12 @@ impl Agent {
             Ok(Accepted::Ended) => return,
             Err((reason, detail)) => {
                 log::debug!("run {run} of {} rejected: {reason:?} {detail}", trigger.job);
+                // If even this finds no room, a copy finds none either, but for a moment.
+                if reason == Reason::Busy
+                    && self.remember(run, attempt, trigger.deadline, State::Busy).is_none()
+                {
+                    log::debug!("and it can't be remembered");
+                }
                 (What::Rejected(reason, detail), at)
             }
         };
@@ -165,13 +171,13 @@ impl Agent {
             self.outbox.unreserve(RESERVED_WAITING);
             return Err(no(Reason::Busy, "too many runs are known"));
         };
+        self.known.set_job(place, serial, self.drops.number(&job.name));
         let run = Run {
             id: trigger.run,
             attempt: trigger.attempt,
             place,
             serial,
             timeout: job.timeout,
-        self.known.set_job(place, serial, self.drops.number(&job.name));
             job,
             args,
             origin: Origin::Trigger,
@@ -234,7 +240,7 @@ impl Agent {
                 }
             }
             State::Running(slot) => self.runs.stop(slot, Why::Cancelled, self.now.boot),
-            State::Free | State::Coming | State::Settled | State::Tombstone => {}
+            State::Free | State::Coming | State::Settled | State::Tombstone | State::Busy => {}
         }
     }
 

@@ -260,6 +260,7 @@ impl Agent {
                 | State::Free
                 | State::Waiting
                 | State::Running(_)
+                | State::Busy
                 | State::Coming => [None, None],
             };
             records.into_iter().flatten()

@@ -621,6 +621,12 @@ fn overlap_skip_skips_and_the_queue_is_bounded() {
     let states = world.states();
     assert_eq!(states[64], (64, "accepted"));
     assert_eq!(states[65], (65, "busy"));
+    world.forget();
+    world.end(world.started[0], Exit::Code(0));
+    world.trigger(65, "meter");
+    assert_eq!(world.states(), [(65, "busy")], "a copy that finds room is told the same");
+    world.trigger(66, "meter");
+    assert_eq!(world.states()[1], (66, "accepted"));
 }
 
 #[test]
