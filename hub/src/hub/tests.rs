@@ -387,6 +387,9 @@ fn a_run_whose_result_is_on_its_way_is_not_lost() {
     world.state(run, RunState::Coming);
     world.pass(3_600_000);
     assert!(world.outcomes().is_empty());
+    let mut world = world.restart();
+    world.pass(3_600_000);
+    assert!(world.outcomes().is_empty(), "a hub that is started anew knows it too");
     world.report(A, Some(1), &finished(run, Status::Failed, 0));
     assert_eq!(world.outcomes(), [(Outcome::Failed, Source::Node)]);
 }

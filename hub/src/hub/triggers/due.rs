@@ -117,6 +117,18 @@ impl Triggers {
                     self.conclude(cx, run, node, Outcome::Lost, "its time is over");
                     return;
                 }
+                if !target.persisted {
+                    target.persisted = true;
+                    let until = Some(time.plus_ms(COMING_PATIENCE_MS));
+                    cx.pipeline.change(Change::Progress(ProgressRecord {
+                        run,
+                        node,
+                        attempt,
+                        until,
+                    }));
+                    target.due = now.plus_ms(60_000);
+                    return;
+                }
                 if known_silent_for_long(cx, node) {
                     let note = "its result was on its way, and the node is silent since a day";
                     self.conclude(cx, run, node, Outcome::Lost, note);
