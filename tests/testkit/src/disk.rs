@@ -83,7 +83,9 @@ impl Disk {
         self.files.retain(|&number, file| {
             let verdict = recovered.add(number, &file.bytes);
             file.bytes.truncate(verdict.keep);
-            file.synced = file.synced.min(verdict.keep);
+            // As the real one does that.
+            file.synced = verdict.keep;
+            file.named = true;
             verdict.useful
         });
         recovered

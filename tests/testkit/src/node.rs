@@ -90,6 +90,8 @@ pub struct Node {
     pub programs: BTreeMap<usize, Pretence>,
     /// By how much the wall clock is off, in milliseconds.
     pub skew_ms: i64,
+    /// When the agent was killed last.
+    pub killed_at: Time,
     /// When the world was already that old as the machine booted.
     pub booted: Time,
     /// The tick that was asked for.
@@ -115,6 +117,7 @@ impl Node {
             boot_id: 7,
             programs: BTreeMap::new(),
             skew_ms: 0,
+            killed_at: 0,
             booted: 0,
             tick_at: None,
             blocked: false,

@@ -359,18 +359,27 @@ impl<'p> World<'p> {
     /// What ended in the last `kept` may be lost.
     fn kill_agent(&mut self, node: usize, kept: Time) {
         if self.nodes[node].agent.take().is_some() {
-            let kept = match self.plan.durability {
-                Durability::Spill => kept,
-                Durability::Always => 0,
-            };
-            self.ledger.killed(node, self.time, kept);
+            self.nodes[node].killed_at = self.time;
+            self.ledger.killed(node, self.time, self.kept(kept));
             self.nodes[node].programs.clear();
             self.nodes[node].link.wanted = false;
             self.nodes[node].link.disconnect();
         }
     }
 
+    fn kept(&self, kept: Time) -> Time {
+        match self.plan.durability {
+            Durability::Spill => kept,
+            Durability::Always => 0,
+        }
+    }
+
     fn cut_power(&mut self, node: usize) {
+        if self.nodes[node].agent.is_none() {
+            // What it had written and not synced when it was killed, nobody has synced since.
+            let at = self.nodes[node].killed_at;
+            self.ledger.killed(node, at, self.kept(KEPT_AT_A_CUT));
+        }
         self.kill_agent(node, KEPT_AT_A_CUT);
         let always = self.plan.durability == Durability::Always;
         self.ledger.power_cut(node, always);
