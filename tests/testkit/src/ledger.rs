@@ -269,6 +269,10 @@ impl Ledger {
                     } else if *outcome == Outcome::Lost
                         && let Some(&index) = self.nodes.get(&(hub, *node))
                         && !self.is_cloned(index)
+                        && !self.at(index).any(|at| {
+                            // Announced here, and then delivered to the other hub.
+                            self.finished.contains(&(at, *run, *attempt))
+                        })
                         && self.coming.contains_key(&(hub, (index, *run, Attempt(*attempt))))
                     {
                         self.complain(format!("{run} is lost though its result was coming"));
