@@ -11,8 +11,8 @@ CARGO ?= cargo
 # AIRFLOW=0 leaves Airflow out of demo, test and bench: `make demo AIRFLOW=0`.
 AIRFLOW ?= 1
 export AIRFLOW
-# Histories that the simulated world plays in `make test`; `make world SEEDS=1000000` by hand.
-SEEDS ?= 3000
+# Histories that the simulated world plays in `make test`, in a minute or two; `make world SEEDS=1000000` by hand.
+SEEDS ?= 10000
 MAN ?= target/man
 DENY := $(or $(shell PATH="$(PATH)" command -v cargo-deny),target/tools/bin/cargo-deny)
 
@@ -103,7 +103,7 @@ world: ## the simulated world: SEEDS histories of lost messages, dead processes,
 	SEEDS=$(SEEDS) $(CARGO) test --workspace --test world -- --nocapture
 
 .PHONY: planted
-planted: ## the world must find five faults that are planted for it
+planted: ## the world must find seven faults that are planted for it
 	$(CARGO) test --workspace --features fieldpost-testkit/planted-bugs --test planted
 
 .PHONY: faults

@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldpost_wire::{Attempt, Clock, RunId, UnixMillis};
+use fieldpost_wire::{Attempt, Clock, HubId, RunId, UnixMillis};
 
 pub use crate::door::*;
 use crate::heartbeat::DropCounts;
@@ -73,6 +73,8 @@ pub struct Agent {
     /// The bytes of the schedule's file, while they are handed out.
     file: Vec<u8>,
     heartbeat_at: Duration,
+    /// The hub that welcomed us last.
+    hub: Option<HubId>,
     /// When the hub acked last, or nothing was there to ack.
     acked_at: Duration,
     wants_vitals: bool,

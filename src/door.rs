@@ -106,6 +106,8 @@ pub struct Bugs {
     pub no_resend: bool,
     /// The journal is not read at start: a run that was known may run again.
     pub forget_runs_at_restart: bool,
+    /// Output that one hub has in part is sent to the next in part.
+    pub split_output: bool,
 }
 
 /// What an earlier start of the agent left. Any bytes will do: what is torn, damaged or foreign is

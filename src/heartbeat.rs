@@ -37,6 +37,11 @@ impl DropCounts {
         known.and_then(|index| u8::try_from(index).ok()).unwrap_or(u8::MAX)
     }
 
+    /// The job of this number; `-` for one that counts nothing.
+    pub(crate) fn name(&self, job: u8) -> &str {
+        self.counts.get(usize::from(job)).map_or("-", |(name, _)| name)
+    }
+
     /// A job's name in four bytes, as the spool keeps it; 0: no job's.
     pub(crate) fn hash(&self, job: u8) -> u32 {
         let name = self.counts.get(usize::from(job));

@@ -39,6 +39,10 @@ pub(crate) struct Entry {
     /// In hub time; scheduled runs have none and are forgotten once they are settled.
     pub(crate) deadline: UnixMillis,
     pub(crate) state: State,
+    /// A hub has acked some of its output.
+    pub(crate) output_acked: bool,
+    /// The job's number among those whose drops are counted.
+    pub(crate) job: u8,
     /// Tells this use of the place from others. Never 0.
     pub(crate) serial: u32,
 }
@@ -58,6 +62,9 @@ pub(crate) enum State {
     Settled,
     /// It was cancelled before it came.
     Tombstone,
+    /// There was no room for it: a copy of its trigger is not to find room, for the hub has told that it
+    /// is rejected.
+    Busy,
 }
 
 /// A place in the table.
@@ -116,6 +123,33 @@ impl KnownRuns {
         }
     }
 
+    /// The run that has stood at `place` since it got `serial` is of this job.
+    pub(crate) fn set_job(&mut self, place: Place, serial: u32, job: u8) {
+        if let Some(entry) = self.entries.get_mut(place.index())
+            && entry.serial == serial
+        {
+            entry.job = job;
+        }
+    }
+
+    /// A hub has acked some output of the run that has stood at `place` since it got `serial`.
+    pub(crate) fn output_acked(&mut self, place: Place, serial: u32) {
+        if let Some(entry) = self.entries.get_mut(place.index())
+            && entry.serial == serial
+        {
+            entry.output_acked = true;
+        }
+    }
+
+    /// A run that has not settled and of whose output a hub has acked some: it is asked of once.
+    pub(crate) fn take_split(&mut self) -> Option<Entry> {
+        let entry = self.entries.iter_mut().find(|entry| {
+            entry.output_acked && matches!(entry.state, State::Running(_) | State::Coming)
+        })?;
+        entry.output_acked = false;
+        Some(*entry)
+    }
+
     /// Adds a run that is not known yet. `is_over` says whether a deadline has passed.
     pub(crate) fn insert(
         &mut self,
@@ -134,7 +168,8 @@ impl KnownRuns {
             return Err(TableFull);
         }
         self.serial = self.serial.wrapping_add(1).max(1);
-        let entry = Entry { run, attempt, deadline, state, serial: self.serial };
+        let (output_acked, job) = (false, u8::MAX);
+        let entry = Entry { run, attempt, deadline, state, output_acked, job, serial: self.serial };
         let place = match self.free.pop() {
             Some(place) => {
                 self.entries[usize::from(place)] = entry;
@@ -176,7 +211,7 @@ impl KnownRuns {
         for _ in 0..count.min(self.entries.len()) {
             self.hand = (self.hand + 1) % self.entries.len();
             let entry = self.entries[self.hand];
-            let done = matches!(entry.state, State::Settled | State::Tombstone);
+            let done = matches!(entry.state, State::Settled | State::Tombstone | State::Busy);
             if done && is_over(entry.deadline) {
                 self.remove(self.hand);
             }

@@ -121,6 +121,48 @@ fn a_hub_and_agents_that_are_stopped_for_a_while_go_on() {
 }
 
 #[test]
+fn full_cards_lose_nothing() {
+    // What waits does not fit on it, but in memory.
+    let mut trial = Trial::on_small_cards("ENOSPC on a card of 16 KiB", 16);
+    trial.load(Duration::from_secs(2));
+    trial.site.hub.kill();
+    trial.load(lasting(20, 120));
+    assert_eq!(trial.complaints(), 2, "the spools are full, and nobody says so");
+    trial.site.start_hub();
+    trial.settle();
+}
+
+#[test]
+fn cards_that_turn_read_only_lose_nothing() {
+    let mut trial = Trial::on_small_cards("read-only remount", 4096);
+    trial.load(Duration::from_secs(2));
+    // While nothing is written: nobody can turn a file system that is being written to.
+    trial.remount_cards("ro");
+    trial.site.hub.kill();
+    trial.load(lasting(8, 60));
+    assert_eq!(trial.complaints(), 2, "the spools are read-only, and nobody says so");
+    trial.remount_cards("rw");
+    trial.load(lasting(2, 90));
+    trial.site.start_hub();
+    trial.settle();
+}
+
+#[test]
+fn a_damaged_spool_costs_the_damaged_records_only() {
+    let mut trial = Trial::on_loopback("spool damaged while stopped");
+    trial.load(Duration::from_secs(2));
+    trial.site.hub.kill();
+    let mut damaged = 0;
+    for _ in 0..2 {
+        trial.load(lasting(5, 60));
+        damaged += trial.damage_spool(1, 5);
+    }
+    assert!(damaged > 0, "there was nothing to damage");
+    trial.site.start_hub();
+    trial.settle_without(damaged);
+}
+
+#[test]
 fn kill_9_of_each_every_second_under_load() {
     let mut trial = Trial::on_loopback("kill -9 of each every second");
     trial.load(Duration::from_secs(2));

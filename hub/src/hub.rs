@@ -198,6 +198,8 @@ pub struct Bugs {
     pub dedupe_by_seq: bool,
     /// A run is `lost` when its time is over, even while its result is on its way.
     pub lost_while_coming: bool,
+    /// Two agents with one key are not told apart.
+    pub no_quarantine: bool,
 }
 
 /// The core.

@@ -76,6 +76,10 @@ impl Agent {
             Welcomed::Known => {}
             Welcomed::Anew => {
                 log::info!("welcomed by hub {}", welcome.hub);
+                let former = self.hub.replace(welcome.hub);
+                if former.is_some_and(|former| former != welcome.hub) {
+                    self.leave_hub();
+                }
                 self.status = Some(Status::Welcomed);
                 self.push.forget_answers();
                 #[cfg(feature = "planted-bugs")]
@@ -96,6 +100,28 @@ impl Agent {
         }
     }
 
+    /// Another hub is there. Output that the one before has acked some of will be whole at neither: the
+    /// rest is dropped, and its run's end says so.
+    fn leave_hub(&mut self) {
+        #[cfg(feature = "planted-bugs")]
+        if self.identity.bugs.split_output {
+            return;
+        }
+        while let Some(entry) = self.known.take_split() {
+            log::warn!("the output of {} is in part at another hub; its end says so", entry.run);
+            self.evict(Some(entry.serial));
+            if let Some(spool) = &mut self.spool
+                && spool.bytes() > 0
+            {
+                spool.drop_output(entry.run, entry.attempt);
+                spool.look_at_all();
+            }
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.window.leave_hub();
+        }
+    }
+
     fn trigger(&mut self, trigger: &Trigger<'_>) {
         let (run, attempt, at) = (trigger.run, trigger.attempt, self.now.boot);
         if !self.link.was_ever_up() {
@@ -109,6 +135,12 @@ impl Agent {
             Ok(Accepted::Ended) => return,
             Err((reason, detail)) => {
                 log::debug!("run {run} of {} rejected: {reason:?} {detail}", trigger.job);
+                // If even this finds no room, a copy finds none either, but for a moment.
+                if reason == Reason::Busy
+                    && self.remember(run, attempt, trigger.deadline, State::Busy).is_none()
+                {
+                    log::debug!("and it can't be remembered");
+                }
                 (What::Rejected(reason, detail), at)
             }
         };
@@ -139,6 +171,7 @@ impl Agent {
             self.outbox.unreserve(RESERVED_WAITING);
             return Err(no(Reason::Busy, "too many runs are known"));
         };
+        self.known.set_job(place, serial, self.drops.number(&job.name));
         let run = Run {
             id: trigger.run,
             attempt: trigger.attempt,
@@ -207,7 +240,7 @@ impl Agent {
                 }
             }
             State::Running(slot) => self.runs.stop(slot, Why::Cancelled, self.now.boot),
-            State::Free | State::Coming | State::Settled | State::Tombstone => {}
+            State::Free | State::Coming | State::Settled | State::Tombstone | State::Busy => {}
         }
     }
 
@@ -248,6 +281,9 @@ impl Agent {
                 if let (Some(spool), Some(spot)) = (spool.as_mut(), spot) {
                     spool.release(spot, of_outbox(kind));
                 }
+                if kind == outbox::Kind::Chunk {
+                    known.output_acked(Place(owner.known), owner.serial);
+                }
                 if kind == outbox::Kind::Finished
                     && let Some(entry) = known.get(Place(owner.known)).copied()
                     && entry.serial == owner.serial
@@ -280,13 +316,18 @@ impl Agent {
         let Self { spool: Some(spool), known, journal, delivered, .. } = self else { return };
         for range in ack.ranges.iter() {
             spool.acked(ack.outbox, range, |acked| {
+                let (run, attempt) = (acked.run, acked.attempt);
+                let place = known.find(run, attempt);
+                let serial = place.and_then(|place| known.get(place)).map(|entry| entry.serial);
+                if acked.kind == crate::spool::segment::Kind::Chunk
+                    && let (Some(place), Some(serial)) = (place, serial)
+                {
+                    known.output_acked(place, serial);
+                }
                 if acked.kind != crate::spool::segment::Kind::Finished {
                     return;
                 }
-                let (run, attempt) = (acked.run, acked.attempt);
-                if let Some(place) = known.find(run, attempt)
-                    && let Some(serial) = known.get(place).map(|entry| entry.serial)
-                {
+                if let (Some(place), Some(serial)) = (place, serial) {
                     known.set(place, serial, State::Settled);
                     journal.push(&Record::Settled { run, attempt });
                 }

@@ -1,6 +1,6 @@
 //! What comes out of the core, in its order.
 
-use fieldpost_wire::{Report, RunState, State as StateReport};
+use fieldpost_wire::{Reason, Report, RunState, State as StateReport};
 
 use super::spooling::storage_trouble;
 use super::{Agent, Output, Save, Stage, Status};
@@ -205,6 +205,9 @@ impl Agent {
             }
             State::Coming | State::Settled => (!first).then_some(RunState::Coming),
             State::Tombstone => Some(RunState::Cancelled),
+            State::Busy => {
+                Some(RunState::Rejected { reason: Reason::Busy, detail: "it had no room for it" })
+            }
         }
     }
 

@@ -23,8 +23,11 @@ use crate::trigger::{KnownRuns, State};
 /// What the journal says of one run.
 enum Past<'a> {
     Took(Took<'a>),
-    /// Its end is in the spool.
-    Coming(UnixMillis),
+    /// Its end is in the spool. The job is `-` if nothing else tells of it.
+    Coming {
+        deadline: UnixMillis,
+        job: &'a str,
+    },
     Settled(Took<'a>),
     Tombstone(UnixMillis),
 }
@@ -53,6 +56,7 @@ impl Agent {
             boot_id: restored.boot_id,
             file: Vec::new(),
             heartbeat_at: now.boot,
+            hub: None,
             acked_at: now.boot,
             wants_vitals: false,
             drops: DropCounts::default(),
@@ -165,32 +169,41 @@ impl Agent {
             }
         }
         for &key in &spool.finished {
-            let deadline = match past.get(&key) {
+            let (deadline, job) = match past.get(&key) {
                 // The journal's word is the later one.
-                Some(Past::Settled(_) | Past::Tombstone(_) | Past::Coming(_)) => continue,
-                Some(Past::Took(took)) => took.deadline,
+                Some(Past::Settled(_) | Past::Tombstone(_) | Past::Coming { .. }) => continue,
+                Some(Past::Took(took)) => (took.deadline, took.job),
                 None => {
                     order.push(key);
                     // Its deadline is not in the spool; the hub allows no later one than this.
-                    key.0.time().plus_ms(DEADLINE_AHEAD_MS)
+                    (key.0.time().plus_ms(DEADLINE_AHEAD_MS), "-")
                 }
             };
-            past.insert(key, Past::Coming(deadline));
+            past.insert(key, Past::Coming { deadline, job });
         }
     }
 
     fn recall_run(&mut self, run: RunId, attempt: Attempt, past: &Past<'_>) {
         let (deadline, state) = match past {
             Past::Took(took) => (took.deadline, State::Coming),
-            Past::Coming(deadline) => (*deadline, State::Coming),
+            Past::Coming { deadline, .. } => (*deadline, State::Coming),
             // Nobody triggers a scheduled run again.
             Past::Settled(took) if took.deadline.0 == 0 => return,
             Past::Settled(took) => (took.deadline, State::Settled),
             Past::Tombstone(deadline) => (*deadline, State::Tombstone),
         };
         let Some((place, serial)) = self.remember(run, attempt, deadline, state) else { return };
+        let job = match past {
+            Past::Took(took) | Past::Settled(took) => took.job,
+            Past::Coming { job, .. } => job,
+            Past::Tombstone(_) => "-",
+        };
+        let job = match job.parse() {
+            Ok(name) if job != "-" => self.drops.number(&name),
+            _ => u8::MAX,
+        };
+        self.known.set_job(place, serial, job);
         let Past::Took(took) = past else { return };
-        let job = took.job.parse().map_or(u8::MAX, |job| self.drops.number(&job));
         let finished = Finished {
             run,
             attempt,
@@ -229,11 +242,11 @@ impl Agent {
     /// The journal begins anew with all that must be remembered.
     pub(super) fn rewrite_journal(&mut self) {
         let at = self.started_now();
-        let Self { journal, known, runs, outbox, schedule, boot_id, .. } = self;
+        let Self { journal, known, runs, outbox, schedule, boot_id, drops, .. } = self;
         let boot = std::iter::once(Record::Boot { id: *boot_id });
         let settled = known.iter().flat_map(|(_, entry)| {
             let (run, attempt, deadline) = (entry.run, entry.attempt, entry.deadline);
-            let (job, cause, wall) = ("-", Cause::Trigger, UnixMillis(0));
+            let (job, cause, wall) = (drops.name(entry.job), Cause::Trigger, UnixMillis(0));
             let took = Took { run, attempt, deadline, job, cause, wall, boot_ms: 0 };
             let records = match entry.state {
                 State::Tombstone => [Some(Record::Tombstone { run, attempt, deadline }), None],
@@ -247,6 +260,7 @@ impl Agent {
                 | State::Free
                 | State::Waiting
                 | State::Running(_)
+                | State::Busy
                 | State::Coming => [None, None],
             };
             records.into_iter().flatten()

@@ -229,9 +229,13 @@ impl World {
     }
 
     fn welcome(&mut self) {
+        self.welcome_by(HubId([9; 16]), HUB);
+    }
+
+    fn welcome_by(&mut self, hub: HubId, start: StartId) {
         let welcome = Welcome {
-            hub: HubId([9; 16]),
-            start: HUB,
+            hub,
+            start,
             agent_start: self.agent.identity.start,
             time: self.hub_time(),
             wire: 1,
@@ -617,6 +621,12 @@ fn overlap_skip_skips_and_the_queue_is_bounded() {
     let states = world.states();
     assert_eq!(states[64], (64, "accepted"));
     assert_eq!(states[65], (65, "busy"));
+    world.forget();
+    world.end(world.started[0], Exit::Code(0));
+    world.trigger(65, "meter");
+    assert_eq!(world.states(), [(65, "busy")], "a copy that finds room is told the same");
+    world.trigger(66, "meter");
+    assert_eq!(world.states()[1], (66, "accepted"));
 }
 
 #[test]
@@ -863,6 +873,40 @@ fn while_the_hub_is_away_whole_outputs_go_oldest_first() {
     assert_eq!(chunks as u32, ends[1].chunks, "only the second's");
     world.pass(61, true);
     assert_eq!(world.drops(), Some(4));
+}
+
+#[test]
+fn output_that_one_hub_has_in_part_is_dropped_at_the_next_and_its_end_says_so() {
+    let mut all = jobs();
+    all[1].max_output = u64::MAX;
+    all[1].concurrency = 2;
+    let mut world = World::welcomed(settings(all));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (first, second) = (world.started[0], world.started[1]);
+    feed(&mut world, first, 32 * 1024);
+    world.ack_all();
+    feed(&mut world, first, 32 * 1024);
+    feed(&mut world, second, 32 * 1024);
+    for slot in [first, second] {
+        world.end(slot, Exit::Code(0));
+    }
+    world.forget();
+    // Another life of the same hub gets all.
+    world.welcome_by(HubId([9; 16]), StartId([2; 16]));
+    assert!(world.finished().iter().all(|end| !end.dropped));
+    world.forget();
+    world.welcome_by(HubId([8; 16]), StartId([3; 16]));
+    let ends: Vec<_> = world.finished().iter().map(|end| (end.run, end.dropped)).collect();
+    assert_eq!(ends, [(run(1), true), (run(2), false)]);
+    let runs = world.said.iter().filter_map(|said| match said {
+        Said::Output(run, ..) => Some(*run),
+        _ => None,
+    });
+    assert!(
+        runs.clone().count() > 0 && runs.clone().all(|of| of == run(2)),
+        "what is whole goes whole"
+    );
 }
 
 impl World {

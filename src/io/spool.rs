@@ -85,6 +85,16 @@ impl Files {
             }
             let verdict = recovered.add(number, &self.buffer);
             self.mend(&path, &verdict, &mut bad);
+            // An agent that was killed may have written this and not synced it; nobody will look at it
+            // again before it is acked.
+            if verdict.useful
+                && let Err(error) = File::open(&path).and_then(|file| file.sync_data())
+            {
+                log::warn!("{} can't be synced: {error}", path.display());
+            }
+        }
+        if let Err(error) = File::open(&self.directory).and_then(|names| names.sync_all()) {
+            log::warn!("{} can't be synced: {error}", self.directory.display());
         }
         recovered
     }

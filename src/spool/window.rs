@@ -21,6 +21,8 @@ pub(crate) struct Window {
     spare: Vec<Loaded>,
     /// When something is to be sent again, in milliseconds of the boot clock.
     again_at: Option<u64>,
+    /// Some of what is on disk may belong to what another hub has.
+    left_hub: bool,
 }
 
 #[derive(Debug, Default)]
@@ -157,7 +159,10 @@ impl Window {
                 let again = again.saturating_add(1);
                 record.life = Life::Unsent { again };
                 loaded.cursor = loaded.cursor.min(at);
-                if loaded.recovered && record.kind == Kind::Finished && again == GIVE_UP {
+                if (loaded.recovered || self.left_hub)
+                    && record.kind == Kind::Finished
+                    && again == GIVE_UP
+                {
                     log::warn!("output that was on disk is lost; its run's end says so");
                     let end = record.body().end;
                     loaded.bytes[end - 1] = 1;
@@ -243,6 +248,11 @@ impl Window {
         self.again_at = None;
     }
 
+    /// Another hub is there: output may be waited for that the one before has.
+    pub(crate) fn leave_hub(&mut self) {
+        self.left_hub = true;
+    }
+
     /// Forgets what was read: it is on disk.
     pub(crate) fn clear(&mut self) {
         self.spare.extend(self.loaded.drain(..));
@@ -269,7 +279,8 @@ pub(crate) enum Wanted {
 }
 
 /// A run's end that the hub did not ack after being sent so many times again waits there for
-/// output that is lost: power cuts and bad sectors tell nobody what they took.
+/// output that is lost, or that another hub has: power cuts and bad sectors tell nobody what they
+/// took.
 const GIVE_UP: u8 = 3;
 
 fn millis(time: Duration) -> u64 {

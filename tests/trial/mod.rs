@@ -5,16 +5,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fieldpost_hub::client::{Client, Error};
 use fieldpost_wire::{RunId, UnixMillis};
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::net::{HUB, Net};
-use crate::site::{Place, Running, Site, field};
+use crate::site::{Place, Running, Site, eventually, field};
 
 /// How long a site may take to come to rest once all is well: an agent takes up to 90 s to find
 /// that its hub is silent, and then waits up to as long again.
@@ -57,6 +60,15 @@ impl Footprint {
     }
 }
 
+/// Where the agents' spools are.
+#[derive(Debug, Clone, Copy)]
+enum Spools {
+    /// The first agent has none, the second has one on this machine's disk.
+    OnDisk,
+    /// Both have one on a file system of its own.
+    OnCards,
+}
+
 /// A hub and two agents with a schedule, and triggers on top.
 pub struct Trial {
     pub site: Site,
@@ -89,17 +101,40 @@ impl Trial {
             log: "info".to_owned(),
         };
         fs::write(&hosts, format!("{HUB} hub.field\n")).unwrap();
-        Self::new(name, Some(net), ram, place)
+        Self::new(name, Some(net), ram, place, Spools::OnDisk)
     }
 
     /// Hub and agents on this host.
     pub fn on_loopback(name: &'static str) -> Self {
         let ram = tempfile::tempdir_in("/dev/shm").unwrap();
         let place = Place { log: "info".to_owned(), ..Place::default() };
-        Self::new(name, None, ram, place)
+        Self::new(name, None, ram, place, Spools::OnDisk)
     }
 
-    fn new(name: &'static str, net: Option<Net>, ram: TempDir, place: Place) -> Self {
+    /// As [`Trial::on_loopback`], and each agent's spool is on a file system of so many KiB that only it
+    /// sees.
+    pub fn on_small_cards(name: &'static str, kib: u32) -> Self {
+        let ram = tempfile::tempdir_in("/dev/shm").unwrap();
+        let card = ram.path().join("card");
+        fs::create_dir(&card).unwrap();
+        let script = format!("mount -t tmpfs -o size={kib}k tmpfs \"$0\" && exec \"$@\"");
+        let card = card.display().to_string();
+        let through = ["unshare", "--mount", "--map-root-user", "sh", "-c", &script, &card];
+        // As root no user namespace is needed, and some hosts allow none.
+        let is_root = nix::unistd::geteuid().is_root();
+        let through = through.into_iter().filter(|word| !(is_root && *word == "--map-root-user"));
+        let agents_through = through.map(str::to_owned).collect();
+        let place = Place { log: "info".to_owned(), agents_through, ..Place::default() };
+        Self::new(name, None, ram, place, Spools::OnCards)
+    }
+
+    fn new(
+        name: &'static str,
+        net: Option<Net>,
+        ram: TempDir,
+        place: Place,
+        spools: Spools,
+    ) -> Self {
         let mut site = Site::at(place, "");
         for node in Self::NODES {
             let (disk, own) = (site.path(node), ram.path().join(node));
@@ -107,7 +142,12 @@ impl Trial {
             fs::create_dir_all(own.join("run")).unwrap();
             symlink(own.join("run"), disk.join("run")).unwrap();
             symlink(own.join("log"), disk.join("log")).unwrap();
-            site.node(node, &jobs(&own.join("marks").display().to_string()));
+            let spool = match spools {
+                Spools::OnDisk => (node == Self::NODES[1]).then(|| disk.join("spool")),
+                Spools::OnCards => Some(ram.path().join("card/spool")),
+            };
+            let jobs = jobs(&own.join("marks").display().to_string());
+            site.node(node, &format!("{}{jobs}", spool.map(in_outbox).unwrap_or_default()));
         }
         let entry = json!({
             "id": "often", "job": "mark", "every_ms": 250, "catch_up": "skip", "overlap": "queue",
@@ -172,6 +212,47 @@ impl Trial {
         agent.restart();
     }
 
+    /// Each agent's file system is one that takes no writes, or takes them again.
+    pub fn remount_cards(&self, option: &str) {
+        for agent in &self.site.agents {
+            let mut command = Command::new("nsenter");
+            command.args(["--target", &agent.process.pid().to_string(), "--mount"]);
+            if !nix::unistd::geteuid().is_root() {
+                command.args(["--user", "--preserve-credentials"]);
+            }
+            command.args(["mount", "-o", &format!("remount,{option}")]);
+            command.arg(self.ram.path().join("card"));
+            // Busy as long as a segment is open.
+            eventually(&format!("remount,{option}"), || {
+                command.status().unwrap().success().then_some(())
+            });
+        }
+    }
+
+    /// How many agents said that their spool can't be used.
+    pub fn complaints(&self) -> usize {
+        let said = |text: String| usize::from(text.contains("the spool can't be used"));
+        self.site.agents.iter().map(|agent| said(agent.process.log())).sum()
+    }
+
+    /// While the hub is away an agent is stopped, so that all is on its disk; a bit of so many records
+    /// there is flipped; and it is started again. Gives how many were.
+    pub fn damage_spool(&mut self, index: usize, most: usize) -> usize {
+        let agent = &mut self.site.agents[index];
+        self.agents.add(Footprint::of(&agent.process));
+        agent.process.signal(Signal::SIGTERM);
+        assert_eq!(agent.process.wait(), Some(0));
+        let mut files: Vec<PathBuf> = fs::read_dir(agent.dir.join("spool"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+            .collect();
+        files.sort();
+        let damaged = files.iter().map(|file| flip_bits(file, most.div_ceil(files.len()))).sum();
+        agent.restart();
+        damaged
+    }
+
     /// How many programs have run.
     pub fn executions(&self) -> usize {
         self.marks().len()
@@ -193,7 +274,12 @@ impl Trial {
     }
 
     /// All is well again: waits until nothing is missing, and counts.
-    pub fn settle(mut self) {
+    pub fn settle(self) {
+        self.settle_without(0);
+    }
+
+    /// The same, where so many results may be lost by what was promised.
+    pub fn settle_without(mut self, losses: usize) {
         let began = Instant::now();
         while !self.unanswered.is_empty() {
             assert!(began.elapsed() < REST, "{}: the hub does not answer", self.name);
@@ -202,7 +288,7 @@ impl Trial {
         }
         self.site.ask("schedule.clear", json!({"select": {"all": true}}));
         let mut reckoning = Reckoning::of(&self);
-        while !reckoning.is_even() && began.elapsed() < REST {
+        while !reckoning.is_even(losses) && began.elapsed() < REST {
             pause(Duration::from_millis(500));
             reckoning = Reckoning::of(&self);
         }
@@ -211,7 +297,7 @@ impl Trial {
             self.agents.add(Footprint::of(&agent.process));
         }
         println!(
-            "{}: {reckoning}; hub {:.1} MiB, an agent {:.1} MiB at the most; the agents wrote {} \
+            "{}: {reckoning}, {losses} may be; hub {:.1} MiB, an agent {:.1} MiB at the most; the agents wrote {} \
              bytes to disk; at rest after {:.0} s",
             self.name,
             self.hubs.peak_kib as f64 / 1024.0,
@@ -226,7 +312,7 @@ impl Trial {
                 self.name, carried.passed, carried.dropped
             );
         }
-        assert!(reckoning.is_even(), "{}: {reckoning}", self.name);
+        assert!(reckoning.is_even(losses), "{}: {reckoning}", self.name);
     }
 }
 
@@ -287,8 +373,8 @@ impl Reckoning {
         }
     }
 
-    fn is_even(&self) -> bool {
-        self.lost == 0 && self.stored_twice == 0 && self.executed_twice == 0
+    fn is_even(&self, losses: usize) -> bool {
+        self.lost <= losses && self.stored_twice == 0 && self.executed_twice == 0
     }
 }
 
@@ -307,6 +393,27 @@ impl std::fmt::Display for Reckoning {
             self.lost
         )
     }
+}
+
+/// What makes the `[outbox]` one with this spool.
+fn in_outbox(spool: PathBuf) -> String {
+    format!("spool = {{ path = \"{}\" }}\n", spool.display())
+}
+
+/// Flips a bit of so many records of a segment at the most, evenly spread; gives of how many.
+fn flip_bits(file: &Path, most: usize) -> usize {
+    let length = fs::metadata(file).unwrap().len();
+    let disk = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    // A record of these runs has some 200 bytes.
+    let apart = (length / (most as u64 + 1)).max(400);
+    let mut flipped = 0;
+    for at in (apart..length).step_by(usize::try_from(apart).unwrap()) {
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, at).unwrap();
+        disk.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+        flipped += 1;
+    }
+    flipped
 }
 
 fn jobs(marks: &str) -> String {

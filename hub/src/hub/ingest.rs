@@ -105,6 +105,7 @@ impl Hub {
             Report::Heartbeat(heartbeat) => {
                 let vitals = Vitals::read(heartbeat, self.time.time());
                 let held = vitals.schedule;
+                self.compare_sent(id, heartbeat.sent_bytes, body.len());
                 self.tell_vitals(id, &vitals);
                 self.nodes.get_mut(id).vitals = Some(vitals);
                 self.hand_over_schedule(id, held);
@@ -285,7 +286,24 @@ impl Hub {
         }
     }
 
+    /// Two agents that stay connected don't say `Hello`, and the probe may be lost on the way to one of
+    /// them: but what their heartbeats say does not fit together.
+    fn compare_sent(&mut self, id: NodeId, sent_before: u64, bytes: usize) {
+        let moment = self.time.moment();
+        let node = self.nodes.get_mut(id);
+        let sent = sent_before.saturating_add(bytes as u64);
+        if std::mem::replace(&mut node.sent_bytes, sent) > sent_before
+            && node.record.quarantined.is_none()
+        {
+            self.upkeep.probe_later(id, moment);
+        }
+    }
+
     fn quarantine(&mut self, id: NodeId) {
+        #[cfg(feature = "planted-bugs")]
+        if self.settings.bugs.no_quarantine {
+            return;
+        }
         let time = self.time.time();
         let node = self.nodes.get_mut(id);
         node.record.quarantined = Some(time);

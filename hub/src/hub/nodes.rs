@@ -29,6 +29,8 @@ pub struct Node {
     pub greeting: Option<Greeting>,
     /// The start before that, and when this one began.
     pub before: Option<(StartId, Moment)>,
+    /// What this start had sent with its last heartbeat: the next one can't say less.
+    pub sent_bytes: u64,
     /// How it does.
     pub vitals: Option<Vitals>,
     /// Runs that are not final here.
@@ -104,6 +106,7 @@ impl Node {
             heard: None,
             greeting: None,
             before: None,
+            sent_bytes: 0,
             vitals: None,
             open: Vec::new(),
             ack_slot: (0, 0),
@@ -180,6 +183,7 @@ impl Node {
                     return Greeted::Again;
                 }
                 self.before = Some((start, now));
+                self.sent_bytes = 0;
                 if returned { Greeted::Alternates } else { Greeted::New }
             }
             None => Greeted::New,

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Command, Exit, Finished, Hello, HubId, JobOffer, List, Missed, OutboxId,
-    Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State, Status, Tag,
+    Attempt, Cause, Clock, Command, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List,
+    Missed, OutboxId, Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State,
+    Status, Tag,
 };
 use serde_json::{Value, json};
 
@@ -386,6 +387,9 @@ fn a_run_whose_result_is_on_its_way_is_not_lost() {
     world.state(run, RunState::Coming);
     world.pass(3_600_000);
     assert!(world.outcomes().is_empty());
+    let mut world = world.restart();
+    world.pass(3_600_000);
+    assert!(world.outcomes().is_empty(), "a hub that is started anew knows it too");
     world.report(A, Some(1), &finished(run, Status::Failed, 0));
     assert_eq!(world.outcomes(), [(Outcome::Failed, Source::Node)]);
 }
@@ -399,6 +403,7 @@ fn a_node_that_comes_back_with_another_start_is_asked() {
     assert_eq!(sent.kinds(), ["welcome"], "the same start");
     let sent = world.report(A, None, &hello(&mut [0; 256], 2));
     assert_eq!(sent.kinds(), ["welcome", "query"]);
+    assert!(world.pass(3_000).kinds().contains(&"query"), "until it answers");
     world.state(run, RunState::Unknown);
     assert_eq!(world.outcomes(), [(Outcome::Lost, Source::Hub)]);
 }
@@ -431,6 +436,40 @@ fn two_agents_with_one_key_are_quarantined() {
     assert_eq!(world.ask(submit.clone()).code(), "node_quarantined");
     world.ask(json!({ "op": "nodes.accept", "key": A, "node": "gw" }));
     assert_eq!(world.ask(submit).code(), "ok");
+}
+
+#[test]
+fn heartbeats_that_do_not_fit_together_make_the_hub_look_for_a_second_agent() {
+    let mut world = World::with_node();
+    let mut beat = |sent_bytes| {
+        let vitals = Heartbeat {
+            uptime_s: 1,
+            load_milli: 0,
+            memory_kib: 1,
+            temperature_milli: None,
+            schedule: ScheduleVersion::default(),
+            entry_errors: List::empty(),
+            running: 0,
+            queued: 0,
+            outbox_records: 0,
+            outbox_bytes: 0,
+            spool_bytes: 0,
+            drops: List::empty(),
+            sent_bytes,
+            written_bytes: 0,
+            bad_commands: 0,
+            storage: "",
+            clock: Clock::Trusted,
+        };
+        world.report(A, None, &Report::Heartbeat(vitals));
+        let sent = world.pass(6_000);
+        sent.commands.iter().any(|(topic, body)| {
+            topic == "n/gw/" && matches!(Command::decode(body), Ok(Command::Beacon(_)))
+        })
+    };
+    assert!(!beat(1_000) && !beat(1_500), "one agent's only grow");
+    assert!(beat(1_510), "the heartbeat before was longer than that: this is another agent's");
+    assert!(beat(200), "and this one was started later");
 }
 
 #[test]

@@ -285,7 +285,12 @@ impl Triggers {
                 }
                 State::Accepted(_) | State::Running(_) | State::Coming => {
                     if target.start != Some(start) {
+                        // And again until it answers: a command may be lost on a full queue.
                         target.asked = true;
+                        target.backoff = BACKOFF_MS;
+                        target.due = target.pause(now);
+                        let at = target.due;
+                        trigger.hasten(&mut self.due, at);
                         to_ask.push(run);
                     }
                 }

@@ -141,6 +141,21 @@ fn a_restart_does_not_call_lost_what_is_in_the_spool() {
 }
 
 #[test]
+fn an_end_that_a_damaged_spool_lost_is_told_with_its_job() {
+    let mut world = spill();
+    world.trigger(1, "noop");
+    world.pass(8, true);
+    // What the journal remembers of it now is what the spool left to be remembered.
+    let mut world = world.killed(identity(8));
+    world.disk.files.clear();
+    let mut world = world.killed(identity(9));
+    world.forget();
+    world.meet_hub();
+    let ends: Vec<_> = world.finished().into_iter().map(|end| (end.status, end.job)).collect();
+    assert_eq!(ends, [(Status::Lost, "noop".to_owned())]);
+}
+
+#[test]
 fn a_stop_leaves_everything_on_disk() {
     let mut world = spill();
     world.lose_hub();

@@ -11,14 +11,14 @@ use fieldpost_agent::spool::{Done, Recovered, Work};
 const SECTOR: usize = 512;
 
 /// The spool's directory.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Disk {
     files: BTreeMap<u32, File>,
     /// It takes nothing more.
     pub full: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct File {
     bytes: Vec<u8>,
     synced: usize,
@@ -83,7 +83,9 @@ impl Disk {
         self.files.retain(|&number, file| {
             let verdict = recovered.add(number, &file.bytes);
             file.bytes.truncate(verdict.keep);
-            file.synced = file.synced.min(verdict.keep);
+            // As the real one does that.
+            file.synced = verdict.keep;
+            file.named = true;
             verdict.useful
         });
         recovered

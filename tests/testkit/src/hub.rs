@@ -17,6 +17,8 @@ pub struct Centre {
     pub hub: Option<Hub>,
     /// Which start of it this is.
     pub start: u64,
+    /// Which of several.
+    index: usize,
     /// The disk.
     pub store: Memory,
     /// The batch that is being committed.
@@ -29,11 +31,14 @@ pub struct Centre {
 
 impl Centre {
     /// A hub that was never started.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(index: usize, seed: u64) -> Self {
+        let number = u8::try_from(index).unwrap_or(u8::MAX);
+        let identity = Identity { hub: HubId([1 + number; 16]), epoch: (seed | 1) + index as u64 };
         Self {
             hub: None,
             start: 0,
-            store: Memory::new(Identity { hub: HubId([1; 16]), epoch: seed | 1 }),
+            index,
+            store: Memory::new(identity),
             committing: None,
             tick_at: None,
             skew_ms: 0,
@@ -54,7 +59,7 @@ impl Centre {
         #[cfg(not(feature = "planted-bugs"))]
         let _: &crate::Plan = plan;
         let settings = Settings {
-            name: "hub".parse().expect("a name"),
+            name: format!("hub-{}", self.index).parse().expect("a name"),
             version: "0.1.0",
             start: StartId(start),
             seed: rng.u64(..),

@@ -13,6 +13,9 @@ use crate::world::{SECOND, Time};
 /// Which execution of which run on which node.
 pub type Execution = (usize, RunId, Attempt);
 
+/// A node as a hub numbers it: which hub, and its number there.
+type At = (usize, NodeId);
+
 /// How long a hub takes to write down that a result is coming: it waits a second, then for the commit
 /// under way, then for its own.
 const UNWRITTEN: Time = 4 * SECOND;
@@ -57,15 +60,20 @@ pub struct Ledger {
     taken: BTreeSet<Execution>,
     /// Nodes whose disk did not take what it was given.
     disk_failed: BTreeSet<usize>,
-    /// Executions whose node said that the result is coming.
-    coming: BTreeMap<Execution, Time>,
-    /// What was committed.
-    chunks: BTreeSet<(NodeId, RunId, u32, u32)>,
-    finished: BTreeSet<(NodeId, RunId, u32)>,
+    /// Executions whose node said to that hub that the result is coming.
+    coming: BTreeMap<(usize, Execution), Time>,
+    /// What was committed, and at which hub.
+    chunks: BTreeSet<(At, RunId, u32, u32)>,
+    finished: BTreeSet<(At, RunId, u32)>,
     missed: u64,
-    nodes: BTreeMap<NodeId, usize>,
-    /// Runs that the hub said yes to.
-    submitted: Vec<(RunId, Vec<usize>)>,
+    nodes: BTreeMap<At, usize>,
+    quarantined: BTreeSet<At>,
+    /// A device, and the one whose name and key it had.
+    clone: Option<(usize, usize)>,
+    /// Runs that a hub said yes to.
+    submitted: Vec<(usize, RunId, Vec<usize>)>,
+    /// Runs of which every node has to make something.
+    wanted: BTreeSet<RunId>,
     broken: Option<String>,
 }
 
@@ -122,14 +130,39 @@ impl Ledger {
         self.sent.insert((tag.outbox, tag.seq.0), (node, sent));
     }
 
-    /// The hub heard that a result is coming.
-    pub fn coming(&mut self, execution: Execution, time: Time) {
-        self.coming.entry(execution).or_insert(time);
+    /// A hub heard that a result is coming.
+    pub fn coming(&mut self, hub: usize, execution: Execution, time: Time) {
+        self.coming.entry((hub, execution)).or_insert(time);
     }
 
-    /// The hub is killed: what it heard in the last moments, it had not written down.
-    pub fn hub_killed(&mut self, time: Time) {
-        self.coming.retain(|_, at| *at + UNWRITTEN <= time);
+    /// A hub is killed: what it heard in the last moments, it had not written down.
+    pub fn hub_killed(&mut self, hub: usize, time: Time) {
+        self.coming.retain(|(at_hub, _), at| *at_hub != hub || *at + UNWRITTEN <= time);
+    }
+
+    /// From now on a second device has the name and the key of that one. What the hub makes of what
+    /// the two say of one run is anybody's guess, but for what they executed.
+    pub fn cloned(&mut self, device: usize, of: usize) {
+        self.clone = Some((device, of));
+        self.coming.retain(|(_, execution), _| execution.0 != of);
+    }
+
+    /// Whether two devices go by this one's name.
+    fn is_cloned(&self, node: usize) -> bool {
+        self.clone.is_some_and(|(device, of)| [device, of].contains(&node))
+    }
+
+    /// Nothing fails any more, and both devices reach the hub.
+    pub fn must_be_quarantined(&mut self, node: usize) {
+        let at: Vec<At> = self.at(node).collect();
+        if !at.iter().any(|at| self.quarantined.contains(at)) {
+            self.complain(format!("two devices are node {node}, and it is not quarantined"));
+        }
+    }
+
+    /// A node, as the hubs number it.
+    fn at(&self, node: usize) -> impl Iterator<Item = At> {
+        self.nodes.iter().filter(move |(_, index)| **index == node).map(|(at, _)| *at)
     }
 
     /// A program ended, and its agent heard of it.
@@ -151,7 +184,7 @@ impl Ledger {
         taken.extend(executed.keys().filter(|e| e.0 == node && !ended.contains_key(e)));
         // What was safe may run again too: that it was accepted is known from its end only, and
         // that may have been acked, with the trigger still under way.
-        coming.retain(|execution, _| execution.0 != node || ended.contains_key(execution));
+        coming.retain(|(_, execution), _| execution.0 != node || ended.contains_key(execution));
     }
 
     /// An agent is killed: what it holds unacked may be lost, if it came in the last `kept`.
@@ -177,56 +210,79 @@ impl Ledger {
         self.sent.retain(|_, (owner, _)| *owner != node);
     }
 
-    /// An agent takes an ack: what it names must be in the store.
-    pub fn acked(&mut self, ack: &Ack<'_>) {
+    /// An agent takes an ack: what it names must be in that hub's store.
+    pub fn acked(&mut self, hub: usize, ack: &Ack<'_>) {
         for range in ack.ranges.iter() {
             for seq in range.first.0..=range.last.0 {
                 let Some((node, sent)) = self.sent.remove(&(ack.outbox, seq)) else {
                     continue; // acked before, or of an earlier start
                 };
-                if !self.is_stored(node, sent) {
+                if !self.is_stored(hub, node, sent) {
                     self.complain(format!("{sent:?} of node {node} is acked but not stored"));
                 }
             }
         }
     }
 
-    fn is_stored(&self, node: usize, sent: Sent) -> bool {
-        let id = self.nodes.iter().find(|(_, index)| **index == node).map(|(id, _)| *id);
-        let Some(id) = id else { return false };
-        match sent {
-            Sent::Chunk(run, attempt, index) => self.chunks.contains(&(id, run, attempt.0, index)),
-            Sent::Finished(run, attempt) => self.finished.contains(&(id, run, attempt.0)),
-            Sent::Missed => self.missed > 0,
-        }
+    fn is_stored(&self, hub: usize, node: usize, sent: Sent) -> bool {
+        // What was copied with a card may have gone under the name it had then.
+        let former = self.clone.filter(|(device, _)| *device == node).map(|(_, of)| of);
+        let mut names = self.at(node).chain(former.into_iter().flat_map(|of| self.at(of)));
+        names.any(|at| {
+            at.0 == hub
+                && match sent {
+                    Sent::Chunk(run, attempt, index) => {
+                        self.chunks.contains(&(at, run, attempt.0, index))
+                    }
+                    Sent::Finished(run, attempt) => self.finished.contains(&(at, run, attempt.0)),
+                    Sent::Missed => self.missed > 0,
+                }
+        })
     }
 
     /// A batch was committed.
-    pub fn committed(&mut self, batch: &Batch, name_of: impl Fn(&str) -> Option<usize>) {
+    pub fn committed(
+        &mut self,
+        hub: usize,
+        batch: &Batch,
+        name_of: impl Fn(&str) -> Option<usize>,
+    ) {
         for change in batch.changes() {
-            if let Change::Node(record) = change
-                && let Some(index) = name_of(&record.name)
+            let Change::Node(record) = change else { continue };
+            let at = (hub, record.id);
+            if let Some(index) = name_of(&record.name) {
+                self.nodes.insert(at, index);
+            }
+            if record.quarantined.is_none() {
+                self.quarantined.remove(&at);
+            } else if self.quarantined.insert(at)
+                && !self.nodes.get(&at).is_some_and(|&node| self.is_cloned(node))
             {
-                self.nodes.insert(record.id, index);
+                self.complain(format!("{} is quarantined, and is one device", record.name));
             }
         }
         for record in batch.records() {
             match record {
                 Record::Result { run, node, attempt, source, outcome, .. } => {
                     if *source == Source::Node {
-                        self.finished.insert((*node, *run, *attempt));
+                        self.finished.insert(((hub, *node), *run, *attempt));
                     } else if *outcome == Outcome::Lost
-                        && let Some(&index) = self.nodes.get(node)
-                        && self.coming.contains_key(&(index, *run, Attempt(*attempt)))
+                        && let Some(&index) = self.nodes.get(&(hub, *node))
+                        && !self.is_cloned(index)
+                        && !self.at(index).any(|at| {
+                            // Announced here, and then delivered to the other hub.
+                            self.finished.contains(&(at, *run, *attempt))
+                        })
+                        && self.coming.contains_key(&(hub, (index, *run, Attempt(*attempt))))
                     {
                         self.complain(format!("{run} is lost though its result was coming"));
                     }
                 }
                 Record::Awaiting { run, node, attempt, .. } => {
-                    self.finished.insert((*node, *run, *attempt));
+                    self.finished.insert(((hub, *node), *run, *attempt));
                 }
                 Record::Chunk { run, node, attempt, index, .. } => {
-                    self.chunks.insert((*node, *run, *attempt, *index));
+                    self.chunks.insert(((hub, *node), *run, *attempt, *index));
                 }
                 Record::Missed { .. } => self.missed += 1,
                 Record::Unreadable { .. } => {
@@ -236,11 +292,16 @@ impl Ledger {
         }
     }
 
-    /// The hub said yes to a run on these nodes.
-    pub fn submitted(&mut self, run: RunId, nodes: Vec<usize>) {
-        if !self.submitted.iter().any(|(known, _)| *known == run) {
-            self.submitted.push((run, nodes));
+    /// A hub said yes to a run on these nodes.
+    pub fn submitted(&mut self, hub: usize, run: RunId, nodes: Vec<usize>) {
+        if !self.submitted.iter().any(|(_, known, _)| *known == run) {
+            self.submitted.push((hub, run, nodes));
         }
+    }
+
+    /// All is well when this run is asked for: it ends well on each of its nodes.
+    pub fn must_end_well(&mut self, run: RunId) {
+        self.wanted.insert(run);
     }
 
     /// How many executions there were.
@@ -248,68 +309,119 @@ impl Ledger {
         self.executed.len()
     }
 
-    /// The world has come to rest: everything that must be in the store is there. Gives how many
+    /// The world has come to rest: everything that must be in a store is there. Gives how many
     /// results there are.
-    pub fn settle(&mut self, store: &Memory) -> usize {
-        let rows: Vec<ResultRecord> = store.results().map(|(row, _)| row.clone()).collect();
-        let mut seen = BTreeSet::new();
-        for row in &rows {
-            if !seen.insert((row.node, row.run, row.attempt, row.source as u8)) {
-                self.complain(format!("{} of {:?} stands twice in the store", row.run, row.node));
+    pub fn settle(&mut self, stores: &[&Memory]) -> usize {
+        let rows = Rows::of(stores, &self.nodes, self.clone);
+        let mut complaints = rows.repeated();
+        for (&execution, given) in &self.given {
+            let (node, run, _) = execution;
+            let mut found = rows.of_execution(execution).peekable();
+            if found.peek().is_none() {
+                if !given.excused {
+                    complaints.push(format!("the result of {run} on node {node} is missing"));
+                }
+                continue;
+            }
+            // Pieces of both executions, if a power cut made it run again, or a clone ran it too: its
+            // checksum tells.
+            let again = self.executed.get(&execution) > Some(&1) || self.is_cloned(node);
+            if given.excused || given.dropped || given.chunks == 0 || again {
+                continue;
+            }
+            let bytes =
+                |row: &Row| stores[row.hub].output(run, row.record.node, row.record.attempt);
+            let most = found.map(|row| bytes(row).len() as u64).max().unwrap_or(0);
+            if most != given.bytes {
+                complaints.push(format!(
+                    "{run} on node {node}: {most} of {} bytes are stored",
+                    given.bytes
+                ));
             }
         }
-        let stored = |node: usize, run: RunId, attempt: Option<Attempt>, source: Option<Source>| {
-            rows.iter().find(|row| {
-                self.nodes.get(&row.node) == Some(&node)
-                    && row.run == run
-                    && attempt.is_none_or(|attempt| row.attempt == attempt.0)
-                    && source.is_none_or(|source| row.source == source)
-            })
-        };
-        let mut complaints = Vec::new();
-        for (&(node, run, attempt), given) in &self.given {
-            let row = stored(node, run, Some(attempt), Some(Source::Node));
-            match row {
-                None if given.excused => {}
-                None => complaints.push(format!("the result of {run} on node {node} is missing")),
-                Some(row) if !given.excused && !given.dropped && given.chunks > 0 => {
-                    let bytes = store.output(run, row.node, row.attempt).len() as u64;
-                    // Pieces of both executions, if a power cut made it run again: its checksum
-                    // tells.
-                    let again = self.executed.get(&(node, run, attempt)) > Some(&1);
-                    if bytes != given.bytes && !again {
-                        complaints.push(format!(
-                            "{run} on node {node}: {bytes} of {} bytes are stored",
-                            given.bytes
-                        ));
-                    }
+        for &execution in self.ended.keys() {
+            let (node, run, _) = execution;
+            match rows.of_execution(execution).next().map(|row| row.record.outcome) {
+                // A clone finds on its card that a run was in progress, and says that it is lost.
+                Some(Outcome::Lost) if !self.is_cloned(node) => {
+                    complaints.push(format!("{run} ended on node {node} and is lost"));
                 }
                 Some(_) => {}
-            }
-        }
-        for &(node, run, attempt) in self.ended.keys() {
-            match stored(node, run, Some(attempt), Some(Source::Node)) {
-                Some(row) if row.outcome != Outcome::Lost => {}
-                Some(_) => complaints.push(format!("{run} ended on node {node} and is lost")),
                 None => complaints.push(format!("the end of {run} on node {node} is missing")),
             }
         }
-        for (run, nodes) in &self.submitted {
+        for (hub, run, nodes) in &self.submitted {
             for &node in nodes {
-                if stored(node, *run, None, None).is_none() {
+                let told = rows.of_run(node, *run).filter(|row| {
+                    // What was coming when the node took another hub goes there; this one waits a
+                    // day for it.
+                    row.hub == *hub || row.record.source == Source::Node
+                });
+                let mut told = told.peekable();
+                if told.peek().is_none() {
                     complaints.push(format!("{run} has no status on node {node}"));
+                } else if self.wanted.contains(run)
+                    && !told.any(|row| row.record.outcome == Outcome::Ok)
+                {
+                    complaints.push(format!("{run} does not end well on node {node}"));
                 }
             }
         }
         for &(node, run, attempt) in self.executed.keys() {
-            let taken = self.taken.contains(&(node, run, attempt));
-            if !taken && stored(node, run, Some(attempt), None).is_none() {
+            let mut told = rows.of_run(node, run).filter(|row| row.record.attempt == attempt.0);
+            if !self.taken.contains(&(node, run, attempt)) && told.next().is_none() {
                 complaints.push(format!("{run} ran on node {node} and left no trace"));
             }
         }
         for complaint in complaints {
             self.complain(complaint);
         }
-        rows.len()
+        rows.0.len()
+    }
+}
+
+/// A row of a store.
+struct Row {
+    hub: usize,
+    /// The device that went by this name, and the one that may have before it had its own.
+    nodes: [Option<usize>; 2],
+    record: ResultRecord,
+}
+
+/// All rows of all stores.
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn of(stores: &[&Memory], nodes: &BTreeMap<At, usize>, clone: Option<(usize, usize)>) -> Self {
+        let row = |hub: usize, record: &ResultRecord| {
+            let node = nodes.get(&(hub, record.node)).copied();
+            let other = clone.filter(|(_, of)| node == Some(*of)).map(|(device, _)| device);
+            Row { hub, nodes: [node, other], record: record.clone() }
+        };
+        let all = stores.iter().enumerate();
+        Self(all.flat_map(|(hub, store)| store.results().map(move |(r, _)| row(hub, r))).collect())
+    }
+
+    /// Complaints of what stands twice at one hub.
+    fn repeated(&self) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let key =
+            |Row { hub, record: r, .. }: &Row| (*hub, r.node, r.run, r.attempt, r.source as u8);
+        let again = self.0.iter().filter(|row| !seen.insert(key(row)));
+        again
+            .map(|Row { record: r, .. }| {
+                format!("{} of {:?} stands twice in the store", r.run, r.node)
+            })
+            .collect()
+    }
+
+    fn of_run(&self, node: usize, run: RunId) -> impl Iterator<Item = &Row> {
+        self.0.iter().filter(move |row| row.nodes.contains(&Some(node)) && row.record.run == run)
+    }
+
+    /// What the node itself said of it.
+    fn of_execution(&self, (node, run, attempt): Execution) -> impl Iterator<Item = &Row> {
+        self.of_run(node, run)
+            .filter(move |row| row.record.attempt == attempt.0 && row.record.source == Source::Node)
     }
 }

@@ -1,6 +1,6 @@
-//! A simulated world: the real cores of the agents and of the hub, the model of the store, and a
-//! link, processes and programs that fail in every way that a seed thinks of. Time is virtual, and
-//! one seed replays one history.
+//! A simulated world: the real cores of the agents and of one or two hubs, the model of the store, and
+//! links, processes and programs that fail in every way that a seed thinks of. Time is virtual, and one
+//! seed replays one history.
 //!
 //! ```no_run
 //! use fieldpost_testkit::{Plan, World};
@@ -11,7 +11,7 @@
 //!
 //! What must hold, whatever fails ([`Broken`] says what did not):
 //!
-//! - nothing is acked that is not in the store;
+//! - nothing is acked that is not in the store of the hub that acks it;
 //! - no (run, attempt) is executed twice on a node, agents that are killed included (after a power
 //!   cut only with `always`: otherwise a run whose acceptance was lost may run again);
 //! - what ended two seconds before its agent was killed, or seven before a power cut, is in the store
@@ -20,6 +20,9 @@
 //! - every result that an agent gave, and was not killed with, stands in the store, once, with
 //!   all bytes of its output;
 //! - no run is inferred lost after its node said that the result is coming;
+//! - with two hubs, of which a node may use the one or the other, every result stands at one of them;
+//! - two devices with one key (a card that was copied) are quarantined, and no other node is; what they
+//!   executed is in the store; and once they are told apart as documented, both are triggered;
 //! - every due time of a schedule is a result or missed, unless its agent was killed.
 
 mod disk;

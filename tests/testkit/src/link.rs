@@ -1,4 +1,4 @@
-//! A link between a node and the hub: connections that are made, delay what they carry, and break.
+//! A link between a node and one hub at a time: connections that are made, delay what they carry, and break.
 //!
 //! Within a connection messages keep their order and none is lost, as over TCP, except where the
 //! plan says that the hub's queue was full or that a report comes again. When a connection
@@ -17,10 +17,14 @@ pub struct Link {
     pub connection: Connection,
     /// The agent wants a connection: libzmq makes it again and again.
     pub wanted: bool,
+    /// Which hub.
+    pub hub: usize,
     /// A try that is under way; an older one counts no more.
     pub attempt: u64,
     /// Nothing passes before this time.
     pub cut_until: Time,
+    /// Nothing passes to or from this hub before that time.
+    pub divided: (usize, Time),
     /// Reports under way on this connection.
     pub under_way: u32,
     /// When the last message to the hub comes: the next comes later.
@@ -33,6 +37,11 @@ impl Link {
     /// Whether a message of that connection still arrives.
     pub fn carries(&self, connection: Connection) -> bool {
         connection != Connection(0) && self.connection == connection
+    }
+
+    /// Whether nothing passes.
+    pub fn is_cut(&self, time: Time) -> bool {
+        time < self.cut_until || (self.hub == self.divided.0 && time < self.divided.1)
     }
 
     /// The connection breaks.

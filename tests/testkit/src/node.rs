@@ -74,7 +74,9 @@ pub struct Node {
     pub agent: Option<Agent>,
     /// Which start of the agent this is.
     pub start: u64,
-    /// The link to the hub.
+    /// Its hubs, in order of preference.
+    pub hubs: Vec<usize>,
+    /// The link to one of them.
     pub link: Link,
     /// The file in the runtime directory.
     pub journal: Vec<u8>,
@@ -88,6 +90,8 @@ pub struct Node {
     pub programs: BTreeMap<usize, Pretence>,
     /// By how much the wall clock is off, in milliseconds.
     pub skew_ms: i64,
+    /// When the agent was killed last.
+    pub killed_at: Time,
     /// When the world was already that old as the machine booted.
     pub booted: Time,
     /// The tick that was asked for.
@@ -98,24 +102,39 @@ pub struct Node {
 
 impl Node {
     /// A node whose agent was never started.
-    pub fn new(index: usize) -> Self {
+    pub fn new(index: usize, hubs: &[usize]) -> Self {
         let name: Name = format!("node-{index}").parse().expect("a name");
         Self {
             key: format!("{:a<40}", &*name),
             name,
             agent: None,
             start: 0,
-            link: Link::default(),
+            hubs: hubs.to_vec(),
+            link: Link { hub: hubs[0], ..Link::default() },
             journal: Vec::new(),
             schedule: None,
             disk: Disk::default(),
             boot_id: 7,
             programs: BTreeMap::new(),
             skew_ms: 0,
+            killed_at: 0,
             booted: 0,
             tick_at: None,
             blocked: false,
         }
+    }
+
+    /// A second device starts with a copy of that one's card.
+    pub fn copy_card(&mut self, of: &Self) {
+        self.schedule.clone_from(&of.schedule);
+        self.disk = of.disk.clone();
+        self.skew_ms = of.skew_ms;
+    }
+
+    /// It gets a name and a key of its own.
+    pub fn rename(&mut self, name: &str) {
+        self.name = name.parse().expect("a name");
+        self.key = format!("{name:a<40}");
     }
 
     /// The node's clocks.
@@ -155,19 +174,19 @@ impl Node {
             spool: Some(&recovered),
             boot_id: [self.boot_id; 16],
         };
-        let settings = settings(self.name.clone(), plan.durability);
+        let settings = settings(self.name.clone(), self.hubs.len(), plan.durability);
         self.agent = Some(Agent::new(settings, restored, identity, self.now(time)));
         self.tick_at = None;
         self.blocked = false;
     }
 }
 
-fn settings(node: Name, durability: Durability) -> Settings {
+fn settings(node: Name, hubs: usize, durability: Durability) -> Settings {
     Settings {
         node,
         groups: vec!["field".parse().expect("a name")],
         jobs: JOBS.iter().map(job).collect(),
-        hubs: vec![1],
+        hubs: vec![1; hubs],
         version: "0.1.0",
         concurrency: 4,
         outbox_bytes: 512 * 1024,

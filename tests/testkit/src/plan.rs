@@ -11,8 +11,12 @@ use crate::world::{SECOND, Time};
 pub struct Plan {
     /// The seed of everything that this plan leaves open.
     pub seed: u64,
-    /// How many nodes.
-    pub nodes: usize,
+    /// How many hubs, each with a store of its own.
+    pub hubs: usize,
+    /// The nodes: for each its hubs, in order of preference.
+    pub nodes: Vec<Vec<usize>>,
+    /// The card of this node is copied then, and a second device starts with the copy.
+    pub clone: Option<(usize, Time)>,
     /// When what is asked of the fleet.
     pub wishes: Vec<(Time, Wish)>,
     /// What fails when.
@@ -44,9 +48,11 @@ pub struct Plan {
 pub enum Wish {
     /// A run on one node, or on all.
     Trigger {
+        /// Which hub is asked.
+        hub: usize,
         /// Which job of [`crate::node::JOBS`].
         job: usize,
-        /// Which node; none: all.
+        /// Which node; none: all of the hub's.
         node: Option<usize>,
         /// How long nodes may take to start it.
         ttl: Time,
@@ -70,8 +76,8 @@ pub enum Wish {
 /// What fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The hub is killed, and started again after this time.
-    KillHub(Time),
+    /// A hub is killed, and started again after this time.
+    KillHub(usize, Time),
     /// An agent is killed with its programs, and started again after this time.
     KillAgent(usize, Time),
     /// A node's link passes nothing for this time; connections die.
@@ -84,8 +90,10 @@ pub enum Fault {
     FillDisk(usize, Time),
     /// A node's wall clock is set by so many seconds.
     SetClock(usize, i64),
-    /// The hub's wall clock is set by so many seconds.
+    /// The wall clock of the only hub is set by so many seconds.
     SetHubClock(i64),
+    /// A node does not reach one of its hubs for this time.
+    Divide(usize, usize, Time),
 }
 
 impl Plan {
@@ -108,13 +116,38 @@ impl Plan {
         if clock.u32(0..4) == 0 {
             faults.push((clock.u64(0..busy), Fault::SetHubClock(clock.i64(-7200..7200))));
         }
+        let mut calm = busy + 60 * SECOND;
+        let mut more = Rng::with_seed(seed ^ 0x4a05);
+        let mut nodes = vec![vec![0]; nodes];
+        let (mut hubs, mut clone) = (1, None);
+        match more.u32(0..8) {
+            0 => {
+                clone = Some((more.usize(0..nodes.len()), more.u64(0..busy)));
+                faults.retain(is_no_hub_clock);
+            }
+            1 | 2 => {
+                hubs = 2;
+                spread(&mut more, &mut nodes, &mut wishes, &mut faults);
+                for _ in 0..more.usize(1..4) {
+                    let (at, fault) = (more.u64(0..busy), absence(&mut more, nodes.len()));
+                    let (Fault::KillHub(_, time) | Fault::Divide(_, _, time)) = fault else {
+                        continue;
+                    };
+                    faults.push((at, fault));
+                    calm = calm.max(at + time);
+                }
+            }
+            _ => {}
+        }
         wishes.sort_by_key(|(time, _)| *time);
         wishes.push((busy + 30 * SECOND, Wish::NoSchedule));
         faults.sort_by_key(|(time, _)| *time);
         let one_in = |rng: &mut Rng, most: u32| if rng.bool() { 0 } else { rng.u32(3..most) };
         Self {
             seed,
+            hubs,
             nodes,
+            clone,
             wishes,
             faults,
             lose_one_in: one_in(&mut rng, 40),
@@ -123,7 +156,7 @@ impl Plan {
             delay: *rng.choice([SECOND / 1000, SECOND / 20, 2 * SECOND].iter()).unwrap_or(&SECOND),
             commit: *rng.choice([SECOND / 500, SECOND / 20, SECOND].iter()).unwrap_or(&SECOND),
             durability: if rng.bool() { Durability::Spill } else { Durability::Always },
-            calm: busy + 60 * SECOND,
+            calm,
             #[cfg(feature = "planted-bugs")]
             agent_bugs: fieldpost_agent::agent::Bugs::default(),
             #[cfg(feature = "planted-bugs")]
@@ -136,6 +169,7 @@ fn wish(rng: &mut Rng, nodes: usize) -> Wish {
     let job = rng.usize(0..crate::node::JOBS.len());
     match rng.u32(0..10) {
         0..6 => Wish::Trigger {
+            hub: 0,
             job,
             node: rng.bool().then(|| rng.usize(0..nodes)),
             ttl: rng.u64(1..120) * SECOND,
@@ -146,11 +180,52 @@ fn wish(rng: &mut Rng, nodes: usize) -> Wish {
     }
 }
 
+/// A second hub: some nodes have only the one or the other, and some both, in either order.
+fn spread(
+    rng: &mut Rng,
+    nodes: &mut [Vec<usize>],
+    wishes: &mut [(Time, Wish)],
+    faults: &mut Vec<(Time, Fault)>,
+) {
+    for hubs in nodes.iter_mut() {
+        *hubs = [vec![0, 1], vec![1, 0], vec![0], vec![1]][rng.usize(0..4).min(rng.usize(0..4))]
+            .clone();
+    }
+    for (_, wish) in wishes {
+        if let Wish::Trigger { hub, node, .. } = wish {
+            *hub = rng.usize(0..2);
+            *node = node.filter(|&node| nodes[node].contains(hub));
+        }
+    }
+    // Their clocks agree: docs/OPERATING.md asks for that.
+    faults.retain(is_no_hub_clock);
+    for (_, fault) in faults {
+        if let Fault::KillHub(hub, _) = fault {
+            *hub = rng.usize(0..2);
+        }
+    }
+}
+
+/// A hub that is started anew with its clock set back has its triggers refused as expired.
+fn is_no_hub_clock((_, fault): &(Time, Fault)) -> bool {
+    !matches!(fault, Fault::SetHubClock(_))
+}
+
+/// A hub is out of reach for so long that nodes may move to the other.
+fn absence(rng: &mut Rng, nodes: usize) -> Fault {
+    let (hub, time) = (rng.usize(0..2), rng.u64(100..600) * SECOND);
+    if rng.bool() {
+        Fault::KillHub(hub, time)
+    } else {
+        Fault::Divide(rng.usize(0..nodes), hub, time)
+    }
+}
+
 fn fault(rng: &mut Rng, nodes: usize) -> Fault {
     let node = rng.usize(0..nodes);
     let time = rng.u64(1..100) * SECOND / *rng.choice([1, 10].iter()).unwrap_or(&1);
     match rng.u32(0..14) {
-        0..3 => Fault::KillHub(time),
+        0..3 => Fault::KillHub(0, time),
         3..5 => Fault::KillAgent(node, time),
         5..8 => Fault::Cut(node, 2 * time),
         8..10 => Fault::Break(node),

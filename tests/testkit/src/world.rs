@@ -41,6 +41,10 @@ const KEPT_AT_A_CUT: Time = KEPT_AT_A_KILL + 5 * SECOND;
 /// How long the world may take to come to rest after the calm began.
 const REST: Time = 1_500 * SECOND;
 
+/// How long after the calm began two devices with one key are told apart, the documented way: by then
+/// both are connected, whatever was cut before.
+const WAY_OUT: Time = 400 * SECOND;
+
 /// More than so many events in one history: something runs in circles.
 const MOST_EVENTS: u64 = 2_000_000;
 
@@ -53,8 +57,12 @@ pub struct Summary {
     pub lines: u64,
     /// Runs executed on nodes.
     pub executions: usize,
-    /// Results in the store.
+    /// Results in the stores.
     pub results: usize,
+    /// How often a node took another hub.
+    pub moves: u64,
+    /// Cards that were copied.
+    pub clones: usize,
 }
 
 /// Something to come.
@@ -63,20 +71,24 @@ enum Event {
     Fault(usize),
     Wish(usize),
     AgentTick { node: usize, start: u64 },
-    HubTick { start: u64 },
+    HubTick { hub: usize, start: u64 },
     Connect { node: usize, attempt: u64 },
     Up { node: usize, connection: u64, body: Vec<u8> },
     Down { node: usize, connection: u64, body: Vec<u8> },
-    Commit { start: u64 },
+    Commit { hub: usize, start: u64 },
     Step { node: usize, slot: usize, generation: u64 },
     StartAgent(usize),
     EmptyDisk(usize),
-    StartHub,
+    StartHub(usize),
+    CopyCard,
+    TellApart,
+    TriggerBoth,
 }
 
 /// A request that the hub has not said yes to.
 #[derive(Debug, Clone)]
 struct Request {
+    hub: usize,
     body: Value,
     run: Option<(RunId, Vec<usize>)>,
 }
@@ -91,12 +103,13 @@ pub struct World<'p> {
     next_connection: u64,
     next_generation: u64,
     nodes: Vec<Node>,
-    centre: Centre,
+    centres: Vec<Centre>,
     ledger: Ledger,
     history: History,
     requests: BTreeMap<u64, Request>,
     next_request: u64,
-    runs: Vec<RunId>,
+    runs: Vec<(usize, RunId)>,
+    moves: u64,
 }
 
 impl<'p> World<'p> {
@@ -107,13 +120,16 @@ impl<'p> World<'p> {
     pub fn run(plan: &'p Plan) -> Result<Summary, Broken> {
         let mut world = Self::new(plan);
         world.play();
-        let results = world.ledger.settle(&world.centre.store);
+        let stores: Vec<_> = world.centres.iter().map(|centre| &centre.store).collect();
+        let results = world.ledger.settle(&stores);
         match world.ledger.broken() {
             None => Ok(Summary {
                 hash: world.history.hash(),
                 lines: world.history.len(),
                 executions: world.ledger.executions(),
                 results,
+                moves: world.moves,
+                clones: usize::from(plan.clone.is_some()),
             }),
             Some(what) => Err(Broken {
                 seed: plan.seed,
@@ -132,21 +148,34 @@ impl<'p> World<'p> {
             count: 0,
             next_connection: 1,
             next_generation: 1,
-            nodes: (0..plan.nodes).map(Node::new).collect(),
-            centre: Centre::new(plan.seed),
+            nodes: (0..).zip(&plan.nodes).map(|(index, hubs)| Node::new(index, hubs)).collect(),
+            centres: (0..plan.hubs).map(|index| Centre::new(index, plan.seed)).collect(),
             ledger: Ledger::default(),
             history: History::default(),
             requests: BTreeMap::new(),
             next_request: 1,
             runs: Vec::new(),
+            moves: 0,
         };
-        for node in 0..plan.nodes {
-            let key = world.nodes[node].key.clone();
-            let name = world.nodes[node].name.to_string();
-            world.request(json!({"op": "nodes.accept", "key": key, "node": name}), None);
+        for (node, hubs) in plan.nodes.iter().enumerate() {
+            for &hub in hubs {
+                world.accept(hub, node);
+            }
             world.later(world.time, Event::StartAgent(node));
         }
-        world.later(0, Event::StartHub);
+        for hub in 0..plan.hubs {
+            world.later(0, Event::StartHub(hub));
+        }
+        if let Some((of, at)) = plan.clone {
+            let device = Node {
+                name: world.nodes[of].name.clone(),
+                key: world.nodes[of].key.clone(),
+                ..Node::new(world.nodes.len(), &plan.nodes[of])
+            };
+            world.nodes.push(device);
+            world.later(SECOND + at, Event::CopyCard);
+            world.later(plan.calm + WAY_OUT, Event::TellApart);
+        }
         for (index, (time, _)) in plan.wishes.iter().enumerate() {
             world.later(SECOND + *time, Event::Wish(index));
         }
@@ -182,7 +211,7 @@ impl<'p> World<'p> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(index) => self.fault(self.plan.faults[index].1),
-            Event::Wish(index) => self.wish(index, self.plan.wishes[index].1),
+            Event::Wish(index) => self.wish(self.plan.wishes[index].1),
             Event::StartAgent(node) => {
                 if self.nodes[node].agent.is_none() {
                     self.note(format_args!("agent {node} starts"));
@@ -190,12 +219,12 @@ impl<'p> World<'p> {
                     self.drive_agent(node);
                 }
             }
-            Event::StartHub => {
-                if self.centre.hub.is_none() {
-                    self.note(format_args!("hub starts"));
-                    self.centre.boot(self.time, &mut self.rng, self.plan);
-                    self.drive_hub();
-                    self.send_requests();
+            Event::StartHub(hub) => {
+                if self.centres[hub].hub.is_none() {
+                    self.note(format_args!("hub {hub} starts"));
+                    self.centres[hub].boot(self.time, &mut self.rng, self.plan);
+                    self.drive_hub(hub);
+                    self.send_requests(hub);
                 }
             }
             Event::AgentTick { node, start } => {
@@ -204,18 +233,22 @@ impl<'p> World<'p> {
                     self.tell_agent(node, AgentInput::Tick);
                 }
             }
-            Event::HubTick { start } => {
-                if self.centre.start == start && self.centre.tick_at == Some(self.time) {
-                    self.centre.tick_at = None;
-                    self.tell_hub(HubInput::Tick);
-                    self.send_requests();
+            Event::HubTick { hub, start } => {
+                let centre = &mut self.centres[hub];
+                if centre.start == start && centre.tick_at == Some(self.time) {
+                    centre.tick_at = None;
+                    self.tell_hub(hub, HubInput::Tick);
+                    self.send_requests(hub);
                 }
             }
             Event::Connect { node, attempt } => self.connect(node, attempt),
             Event::Up { node, connection, body } => self.arrive_up(node, connection, &body),
             Event::Down { node, connection, body } => self.arrive_down(node, connection, &body),
             Event::EmptyDisk(node) => self.nodes[node].disk.full = false,
-            Event::Commit { start } => self.commit(start),
+            Event::Commit { hub, start } => self.commit(hub, start),
+            Event::CopyCard => self.copy_card(),
+            Event::TellApart => self.tell_apart(),
+            Event::TriggerBoth => self.trigger_both(),
             Event::Step { node, slot, generation } => self.step(node, slot, generation),
         }
     }
@@ -225,9 +258,15 @@ impl<'p> World<'p> {
     fn fault(&mut self, fault: Fault) {
         self.note(format_args!("{fault:?}"));
         match fault {
-            Fault::KillHub(time) => {
-                self.kill_hub();
-                self.later(self.time + time, Event::StartHub);
+            Fault::KillHub(hub, time) => {
+                self.kill_hub(hub);
+                self.later(self.time + time, Event::StartHub(hub));
+            }
+            Fault::Divide(node, hub, time) => {
+                self.nodes[node].link.divided = (hub, self.time + time);
+                if self.nodes[node].link.hub == hub {
+                    self.break_link(node);
+                }
             }
             Fault::KillAgent(node, time) => {
                 self.kill_agent(node, KEPT_AT_A_KILL);
@@ -248,8 +287,8 @@ impl<'p> World<'p> {
             }
             Fault::Break(node) => self.break_link(node),
             Fault::SetHubClock(seconds) => {
-                self.centre.skew_ms += seconds * 1000;
-                self.tell_hub(HubInput::Tick);
+                self.centres[0].skew_ms += seconds * 1000;
+                self.tell_hub(0, HubInput::Tick);
             }
             Fault::SetClock(node, seconds) => {
                 self.nodes[node].skew_ms += seconds * 1000;
@@ -258,39 +297,89 @@ impl<'p> World<'p> {
         }
     }
 
-    fn kill_hub(&mut self) {
-        if self.centre.hub.take().is_none() {
+    fn kill_hub(&mut self, hub: usize) {
+        if self.centres[hub].hub.take().is_none() {
             return;
         }
-        self.ledger.hub_killed(self.time);
-        if let Some(batch) = self.centre.committing.take()
+        self.ledger.hub_killed(hub, self.time);
+        if let Some(batch) = self.centres[hub].committing.take()
             && self.rng.bool()
         {
             // The commit came through, and nobody was left to hear of it.
-            if self.centre.store.commit(&batch).is_ok() {
-                self.book(&batch);
+            if self.centres[hub].store.commit(&batch).is_ok() {
+                self.book(hub, &batch);
             }
         }
         for node in 0..self.nodes.len() {
-            self.break_link(node);
+            if self.nodes[node].link.hub == hub {
+                self.break_link(node);
+            }
         }
+    }
+
+    /// A second device starts with a copy of a node's card: its key, its schedule, its spool.
+    fn copy_card(&mut self) {
+        let Some((of, _)) = self.plan.clone else { return };
+        let device = self.plan.nodes.len();
+        self.note(format_args!("{device} starts with a copy of {of}'s card"));
+        let (nodes, copy) = self.nodes.split_at_mut(device);
+        copy[0].copy_card(&nodes[of]);
+        self.ledger.cloned(device, of);
+        self.later(self.time, Event::StartAgent(device));
+    }
+
+    /// What docs/OPERATING.md says: one of the two gets a key and a name of its own, and both are
+    /// accepted.
+    fn tell_apart(&mut self) {
+        let Some((of, _)) = self.plan.clone else { return };
+        let device = self.plan.nodes.len();
+        self.note(format_args!("{device} and {of} are told apart"));
+        self.ledger.must_be_quarantined(of);
+        self.kill_agent(device, KEPT_AT_A_KILL);
+        self.nodes[device].rename("the-other");
+        self.later(self.time + SECOND, Event::StartAgent(device));
+        self.accept(0, device);
+        self.accept(0, of);
+        self.later(self.time + 60 * SECOND, Event::TriggerBoth);
+    }
+
+    /// And the world goes on.
+    fn trigger_both(&mut self) {
+        let Some((of, _)) = self.plan.clone else { return };
+        let run = self.trigger(0, 0, vec![of, self.plan.nodes.len()], 60 * SECOND);
+        self.ledger.must_end_well(run);
+    }
+
+    fn accept(&mut self, hub: usize, node: usize) {
+        let Node { key, name, .. } = &self.nodes[node];
+        let body = json!({"op": "nodes.accept", "key": key, "node": name.to_string()});
+        self.request(hub, body, None);
     }
 
     /// What ended in the last `kept` may be lost.
     fn kill_agent(&mut self, node: usize, kept: Time) {
         if self.nodes[node].agent.take().is_some() {
-            let kept = match self.plan.durability {
-                Durability::Spill => kept,
-                Durability::Always => 0,
-            };
-            self.ledger.killed(node, self.time, kept);
+            self.nodes[node].killed_at = self.time;
+            self.ledger.killed(node, self.time, self.kept(kept));
             self.nodes[node].programs.clear();
             self.nodes[node].link.wanted = false;
             self.nodes[node].link.disconnect();
         }
     }
 
+    fn kept(&self, kept: Time) -> Time {
+        match self.plan.durability {
+            Durability::Spill => kept,
+            Durability::Always => 0,
+        }
+    }
+
     fn cut_power(&mut self, node: usize) {
+        if self.nodes[node].agent.is_none() {
+            // What it had written and not synced when it was killed, nobody has synced since.
+            let at = self.nodes[node].killed_at;
+            self.ledger.killed(node, at, self.kept(KEPT_AT_A_CUT));
+        }
         self.kill_agent(node, KEPT_AT_A_CUT);
         let always = self.plan.durability == Durability::Always;
         self.ledger.power_cut(node, always);
@@ -315,30 +404,24 @@ impl<'p> World<'p> {
         self.later(time, Event::Connect { node, attempt });
     }
 
-    fn wish(&mut self, index: usize, wish: Wish) {
+    fn wish(&mut self, wish: Wish) {
         self.note(format_args!("{wish:?}"));
         match wish {
-            Wish::Trigger { job, node, ttl } => {
-                let mut random = [0; 10];
-                self.rng.fill(&mut random);
-                let run = RunId::v7(UnixMillis(BIRTH + self.time / 1000), random);
+            Wish::Trigger { hub, job, node, ttl } => {
+                let of_hub = |node: &usize| self.plan.nodes[*node].contains(&hub);
                 let nodes: Vec<usize> = match node {
                     Some(node) => vec![node],
-                    None => (0..self.nodes.len()).collect(),
+                    None => (0..self.plan.nodes.len()).filter(of_hub).collect(),
                 };
-                let names: Vec<String> =
-                    nodes.iter().map(|&node| self.nodes[node].name.to_string()).collect();
-                let body = json!({
-                    "op": "submit", "run_id": run.to_string(), "job": JOBS[job].name, "args": {},
-                    "select": {"nodes": names}, "ttl_ms": ttl / 1000, "origin": format!("wish {index}"),
-                });
-                self.runs.push(run);
-                self.request(body, Some((run, nodes)));
+                if !nodes.is_empty() {
+                    self.trigger(hub, job, nodes, ttl);
+                }
             }
             Wish::Cancel { back } => {
                 if let Some(at) = self.runs.len().checked_sub(back) {
-                    let run = self.runs[at].to_string();
-                    self.request(json!({"op": "cancel", "run_id": run}), None);
+                    let (hub, run) = self.runs[at];
+                    let body = json!({"op": "cancel", "run_id": run.to_string()});
+                    self.request(hub, body, None);
                 }
             }
             Wish::Schedule { job, every } => {
@@ -348,32 +431,53 @@ impl<'p> World<'p> {
                 }]);
                 let body =
                     json!({"op": "schedule.set", "select": {"all": true}, "entries": entries});
-                self.request(body, None);
+                for hub in 0..self.centres.len() {
+                    self.request(hub, body.clone(), None);
+                }
             }
             Wish::NoSchedule => {
-                self.request(json!({"op": "schedule.clear", "select": {"all": true}}), None);
+                for hub in 0..self.centres.len() {
+                    let body = json!({"op": "schedule.clear", "select": {"all": true}});
+                    self.request(hub, body, None);
+                }
             }
         }
+    }
+
+    fn trigger(&mut self, hub: usize, job: usize, nodes: Vec<usize>, ttl: Time) -> RunId {
+        let mut random = [0; 10];
+        self.rng.fill(&mut random);
+        let run = RunId::v7(UnixMillis(BIRTH + self.time / 1000), random);
+        let names: Vec<String> =
+            nodes.iter().map(|&node| self.nodes[node].name.to_string()).collect();
+        let origin = format!("run {}", self.runs.len());
+        let body = json!({
+            "op": "submit", "run_id": run.to_string(), "job": JOBS[job].name, "args": {},
+            "select": {"nodes": names}, "ttl_ms": ttl / 1000, "origin": origin,
+        });
+        self.runs.push((hub, run));
+        self.request(hub, body, Some((run, nodes)));
+        run
     }
 
     /// Asks until the hub answers: a request that dies with it is made again.
-    fn request(&mut self, mut body: Value, run: Option<(RunId, Vec<usize>)>) {
+    fn request(&mut self, hub: usize, mut body: Value, run: Option<(RunId, Vec<usize>)>) {
         let id = self.next_request;
         self.next_request += 1;
         body["id"] = json!(id);
-        self.requests.insert(id, Request { body, run });
-        self.send_requests();
+        self.requests.insert(id, Request { hub, body, run });
+        self.send_requests(hub);
     }
 
-    fn send_requests(&mut self) {
-        if self.centre.hub.is_none() {
+    fn send_requests(&mut self, hub: usize) {
+        if self.centres[hub].hub.is_none() {
             return;
         }
-        let frames: Vec<String> =
-            self.requests.values().map(|request| request.body.to_string()).collect();
+        let its = self.requests.values().filter(|request| request.hub == hub);
+        let frames: Vec<String> = its.map(|request| request.body.to_string()).collect();
         for frame in frames {
             let (who, peer) = (Who::Local, b"client".as_slice());
-            self.tell_hub(HubInput::Request { who, peer, frame: frame.as_bytes() });
+            self.tell_hub(hub, HubInput::Request { who, peer, frame: frame.as_bytes() });
         }
     }
 
@@ -388,26 +492,27 @@ impl<'p> World<'p> {
             None => self.note(format_args!("{} -> ok", request.body["op"])),
         }
         if let (true, Some((run, nodes))) = (ok, request.run) {
-            self.ledger.submitted(run, nodes);
+            self.ledger.submitted(request.hub, run, nodes);
         }
     }
 
     // ---- the hub --------------------------------------------------------------------------
 
-    fn tell_hub(&mut self, input: HubInput<'_>) {
-        let now = self.centre.now(self.time);
-        if let Some(hub) = &mut self.centre.hub {
-            hub.handle(now, input);
-            self.drive_hub();
+    fn tell_hub(&mut self, hub: usize, input: HubInput<'_>) {
+        let now = self.centres[hub].now(self.time);
+        if let Some(core) = &mut self.centres[hub].hub {
+            core.handle(now, input);
+            self.drive_hub(hub);
         }
     }
 
-    fn drive_hub(&mut self) {
+    fn drive_hub(&mut self, index: usize) {
         enum Todo {
             Down(Vec<u8>, Vec<u8>),
             Reply(Vec<u8>),
         }
-        let Some(hub) = &mut self.centre.hub else { return };
+        let centre = &mut self.centres[index];
+        let Some(hub) = &mut centre.hub else { return };
         let mut todo = Vec::new();
         while let Some(output) = hub.poll_output() {
             match output {
@@ -418,34 +523,35 @@ impl<'p> World<'p> {
                 HubOutput::Event { .. } | HubOutput::Cut { .. } | HubOutput::BackUp { .. } => {}
             }
         }
-        let batch = if self.centre.committing.is_none() { hub.take_batch() } else { None };
+        let batch = if centre.committing.is_none() { hub.take_batch() } else { None };
         let deadline = hub.next_deadline();
+        let start = centre.start;
         if let Some(batch) = batch {
-            self.centre.committing = Some(batch);
-            let start = self.centre.start;
+            centre.committing = Some(batch);
             let time = self.time + 1 + self.rng.u64(0..=self.plan.commit);
-            self.later(time, Event::Commit { start });
+            self.later(time, Event::Commit { hub: index, start });
         }
         if let Some(deadline) = deadline {
             let at = (deadline.0 * 1000).max(self.time + 1);
-            if self.centre.tick_at.is_none_or(|known| at < known || known <= self.time) {
-                self.centre.tick_at = Some(at);
-                let start = self.centre.start;
-                self.later(at, Event::HubTick { start });
+            let tick_at = &mut self.centres[index].tick_at;
+            if tick_at.is_none_or(|known| at < known || known <= self.time) {
+                *tick_at = Some(at);
+                self.later(at, Event::HubTick { hub: index, start });
             }
         }
         for item in todo {
             match item {
-                Todo::Down(topic, body) => self.publish(&topic, &body),
+                Todo::Down(topic, body) => self.publish(index, &topic, &body),
                 Todo::Reply(json) => self.replied(&json),
             }
         }
     }
 
-    fn publish(&mut self, topic: &[u8], body: &[u8]) {
+    fn publish(&mut self, hub: usize, topic: &[u8], body: &[u8]) {
         for node in 0..self.nodes.len() {
             let own = node_topic(&self.nodes[node].name);
-            if topic != ALL_TOPIC && topic != &*own {
+            let is_its = self.nodes[node].link.hub == hub;
+            if !is_its || (topic != ALL_TOPIC && topic != &*own) {
                 continue;
             }
             if self.is_one_in(self.plan.lose_one_in) {
@@ -461,21 +567,22 @@ impl<'p> World<'p> {
         }
     }
 
-    fn commit(&mut self, start: u64) {
-        if self.centre.start != start {
+    fn commit(&mut self, hub: usize, start: u64) {
+        let centre = &mut self.centres[hub];
+        if centre.start != start {
             return;
         }
-        let Some(batch) = self.centre.committing.take() else { return };
-        let outcome = self.centre.store.commit(&batch);
+        let Some(batch) = centre.committing.take() else { return };
+        let outcome = centre.store.commit(&batch);
         if outcome.is_ok() {
-            self.book(&batch);
+            self.book(hub, &batch);
         }
-        self.tell_hub(HubInput::Committed { batch, outcome });
+        self.tell_hub(hub, HubInput::Committed { batch, outcome });
     }
 
-    fn book(&mut self, batch: &fieldpost_hub::store::Batch) {
+    fn book(&mut self, hub: usize, batch: &fieldpost_hub::store::Batch) {
         let nodes = &self.nodes;
-        self.ledger.committed(batch, |name| nodes.iter().position(|node| &*node.name == name));
+        self.ledger.committed(hub, batch, |name| nodes.iter().position(|node| &*node.name == name));
     }
 
     // ---- the link -------------------------------------------------------------------------
@@ -489,10 +596,10 @@ impl<'p> World<'p> {
         if link.attempt != attempt || !link.wanted || self.nodes[node].agent.is_none() {
             return;
         }
-        let now = self.centre.now(self.time);
+        let (index, cut) = (link.hub, link.is_cut(self.time));
+        let now = self.centres[index].now(self.time);
         let key = self.nodes[node].key.clone();
-        let cut = self.time < link.cut_until;
-        let welcome = match &mut self.centre.hub {
+        let welcome = match &mut self.centres[index].hub {
             Some(hub) if !cut => hub.admit(now, Door::Triggers, &key) == Verdict::Welcome,
             Some(_) | None => false,
         };
@@ -502,12 +609,12 @@ impl<'p> World<'p> {
         let link = &mut self.nodes[node].link;
         link.connection = Connection(self.next_connection);
         self.next_connection += 1;
-        self.note(format_args!("{node} is connected"));
+        self.note(format_args!("{node} is connected to hub {index}"));
         let own = node_topic(&self.nodes[node].name);
         for topic in [ALL_TOPIC, &*own] {
-            if let Some(hub) = &mut self.centre.hub {
+            if let Some(hub) = &mut self.centres[index].hub {
                 hub.may_subscribe(now, &key, topic);
-                self.drive_hub();
+                self.drive_hub(index);
             }
         }
         self.nodes[node].blocked = false;
@@ -518,14 +625,16 @@ impl<'p> World<'p> {
         if !self.nodes[node].link.carries(Connection(connection)) {
             return;
         }
-        self.nodes[node].link.under_way = self.nodes[node].link.under_way.saturating_sub(1);
+        let link = &mut self.nodes[node].link;
+        link.under_way = link.under_way.saturating_sub(1);
+        let hub = link.hub;
         if let Ok((_, Report::State(state))) = Report::decode(body)
             && state.state == RunState::Coming
         {
-            self.ledger.coming((node, state.run, state.attempt), self.time);
+            self.ledger.coming(hub, (node, state.run, state.attempt), self.time);
         }
         let key = self.nodes[node].key.clone();
-        self.tell_hub(HubInput::Report { key: &key, body });
+        self.tell_hub(hub, HubInput::Report { key: &key, body });
         if std::mem::take(&mut self.nodes[node].blocked) {
             self.tell_agent(node, AgentInput::Writable);
         }
@@ -536,7 +645,7 @@ impl<'p> World<'p> {
             return;
         }
         if let Ok(Command::Ack(ack)) = Command::decode(body) {
-            self.ledger.acked(&ack);
+            self.ledger.acked(self.nodes[node].link.hub, &ack);
         }
         self.tell_agent(node, AgentInput::Command(body));
     }
@@ -569,7 +678,11 @@ impl<'p> World<'p> {
                         self.send_up(node, body);
                     }
                 }
-                AgentOutput::Connect { .. } => {
+                AgentOutput::Connect { hub, .. } => {
+                    let hub = self.nodes[node].hubs[hub];
+                    let link = &mut self.nodes[node].link;
+                    self.moves += u64::from(link.hub != hub);
+                    link.hub = hub;
                     link.wanted = true;
                     self.try_later(node);
                 }

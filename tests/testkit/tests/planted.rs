@@ -37,6 +37,16 @@ fn forgetting_runs_at_a_restart_is_caught() {
 }
 
 #[test]
+fn output_in_part_at_one_hub_and_in_part_at_another_is_caught() {
+    caught(|plan| plan.agent_bugs.split_output = true);
+}
+
+#[test]
+fn two_devices_with_one_key_that_are_not_quarantined_are_caught() {
+    caught(|plan| plan.hub_bugs.no_quarantine = true);
+}
+
+#[test]
 fn inferring_lost_while_the_result_is_coming_is_caught() {
     caught(|plan| plan.hub_bugs.lost_while_coming = true);
 }

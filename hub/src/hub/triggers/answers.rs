@@ -69,7 +69,10 @@ impl Triggers {
                 target.state = State::Coming;
                 target.start = start;
                 target.asked = false;
-                target.due = now.plus_ms(60_000);
+                // A hub that is started anew is to know of it.
+                target.persisted &= !changed;
+                let wait = if target.persisted { 60_000 } else { PERSIST_AFTER_MS };
+                target.due = now.plus_ms(wait);
                 #[cfg(feature = "planted-bugs")]
                 if cx.bugs.lost_while_coming {
                     target.due = now.plus_ms(BACKOFF_MS);

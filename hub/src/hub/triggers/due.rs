@@ -96,6 +96,9 @@ impl Triggers {
                     if target.cancelling {
                         target.due = target.pause(now).min(target.due);
                         trigger.publish_cancel(cx, node, attempt);
+                    } else if target.asked && !silent {
+                        target.due = target.pause(now).min(target.due);
+                        query(cx, node, &[run]);
                     }
                     return;
                 }
@@ -112,6 +115,18 @@ impl Triggers {
                 #[cfg(feature = "planted-bugs")]
                 if cx.bugs.lost_while_coming {
                     self.conclude(cx, run, node, Outcome::Lost, "its time is over");
+                    return;
+                }
+                if !target.persisted {
+                    target.persisted = true;
+                    let until = Some(time.plus_ms(COMING_PATIENCE_MS));
+                    cx.pipeline.change(Change::Progress(ProgressRecord {
+                        run,
+                        node,
+                        attempt,
+                        until,
+                    }));
+                    target.due = now.plus_ms(60_000);
                     return;
                 }
                 if known_silent_for_long(cx, node) {
