@@ -49,17 +49,22 @@ fn main() {
         // Without iostreams.
         println!("cargo:rerun-if-changed=lean.hpp");
         let here = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-        flags.push(format!("-include {here}/lean.hpp"));
+        flags.push(format!("-include {}", quoted(&format!("{here}/lean.hpp"))));
     }
     flags.push("-ffunction-sections".into());
     flags.push("-fdata-sections".into());
     flags.push("-DNDEBUG".into());
     // Per target, so that cross builds keep what the user set for theirs.
     let variable = format!("CXXFLAGS_{}", target.replace('-', "_"));
-    let theirs = env::var(&variable).or_else(|_| env::var("CXXFLAGS")).unwrap_or_default();
+    let mut theirs = env::var(&variable).or_else(|_| env::var("CXXFLAGS")).unwrap_or_default();
+    // As a shell would read them: where this stands may have a space in its name.
+    if env::var_os("CC_SHELL_ESCAPED_FLAGS").is_none() {
+        theirs = theirs.split_whitespace().map(quoted).collect::<Vec<_>>().join(" ");
+    }
     // SAFETY: a build script has one thread here.
     #[allow(unsafe_code)]
     unsafe {
+        env::set_var("CC_SHELL_ESCAPED_FLAGS", "1");
         env::set_var(&variable, format!("{theirs} {}", flags.join(" ")));
     }
     zeromq_src::Build::new()
@@ -69,4 +74,9 @@ fn main() {
     if target.ends_with("gnu") || target.contains("-gnueabi") {
         println!("cargo:rustc-link-lib=stdc++");
     }
+}
+
+/// One word, whatever is in it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
 }

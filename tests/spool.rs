@@ -36,7 +36,7 @@ fn segments(site: &Site) -> Vec<PathBuf> {
 
 /// `fieldpost-agent spool dump --json`.
 fn dump(site: &Site) -> Vec<Value> {
-    let out = Command::new(env!("CARGO_BIN_EXE_fieldpost-agent"))
+    let out = Command::new(site::agent_program())
         .args(["spool", "dump", "--json", "--config"])
         .arg(site.path("gw-1").join("agent.toml"))
         .output()
@@ -190,7 +190,7 @@ fn on_a_small_disk(site: &Site) -> Running {
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", "trap '' XFSZ; ulimit -f 100; exec \"$0\" run --config \"$1\""])
-        .arg(env!("CARGO_BIN_EXE_fieldpost-agent"))
+        .arg(site::agent_program())
         .arg(dir.join("agent.toml"))
         .env("RUST_LOG", "info");
     Running::start(&mut command, dir.join("small.log"))
@@ -234,7 +234,7 @@ fn what_waits_can_be_looked_at_and_carried_home() {
     site.agents[gw].process.signal(Signal::SIGTERM);
     site.agents[gw].process.wait();
     let agent = |words: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_fieldpost-agent"))
+        Command::new(site::agent_program())
             .args(words)
             .arg("--config")
             .arg(site.path("gw-1").join("agent.toml"))

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use fieldpost_sockets::{KeyPair, SecretKey};
@@ -93,7 +93,8 @@ pub fn read_or_create(path: &Path) -> Result<(KeyPair, bool), Problem> {
     }
 }
 
-/// Writes the whole key beside `path`, lets `place` put it there, and makes both durable.
+/// Writes the whole key beside `path`, lets `place` put it there, and makes both durable. It belongs
+/// to whom its directory belongs to: a daemon could not read what root made for it.
 fn write(
     path: &Path,
     secret: &SecretKey,
@@ -106,8 +107,8 @@ fn write(
     let mut draft = PathBuf::from(path);
     draft.as_mut_os_string().push(format!(".{}.new", std::process::id()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    let written = file
-        .write_all(format!("{}\n", secret.reveal()).as_bytes())
+    let written = belong_to_the_owner_of(parent, &file)
+        .and_then(|()| file.write_all(format!("{}\n", secret.reveal()).as_bytes()))
         .and_then(|()| file.sync_all())
         // A link fails where there is a file already; a rename replaces it.
         .and_then(|()| place(&draft, path));
@@ -116,6 +117,18 @@ fn write(
     }
     written?;
     File::open(parent)?.sync_all()
+}
+
+fn belong_to_the_owner_of(directory: &Path, file: &File) -> io::Result<()> {
+    let (owner, maker) = (fs::metadata(directory)?, file.metadata()?);
+    if owner.uid() == maker.uid() {
+        return Ok(());
+    }
+    match fchown(file, Some(owner.uid()), Some(owner.gid())) {
+        // Only root may give files away; anybody else's key stays their own.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        done => done,
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +157,21 @@ mod tests {
         assert_ne!(replaced.public, made.public);
         assert_eq!(super::read(&path, "").unwrap().public, replaced.public);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "no draft is left");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_root_makes_belongs_to_the_owner_of_its_directory() {
+        let dir = place("owner");
+        // Who may not give a directory away can't be root, and has nothing to try here.
+        if std::os::unix::fs::chown(&dir, Some(65534), Some(65534)).is_ok() {
+            let path = dir.join("k");
+            for made in [create(&path), replace(&path)] {
+                made.unwrap();
+                let key = fs::metadata(&path).unwrap();
+                assert_eq!((key.uid(), key.gid(), key.mode() & 0o777), (65534, 65534, 0o600));
+            }
+        }
         fs::remove_dir_all(dir).unwrap();
     }
 

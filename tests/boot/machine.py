@@ -24,7 +24,8 @@ class Machine:
                 "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-m", "2000",
                 "-display", "none", "-monitor", "none", "-no-reboot",
                 "-kernel", str(base / "vmlinuz"), "-initrd", str(initrd),
-                "-append", "console=ttyAMA0 rdinit=/sbin/init panic=-1 quiet systemd.show_status=0",
+                "-append", "console=ttyAMA0 rdinit=/sbin/init panic=-1 quiet systemd.show_status=0"
+                " systemd.default_timeout_start_sec=900",
                 "-serial", f"unix:{self.console},server=on,wait=off",
                 # What the guest flushed is with the host; what it did not is gone with qemu.
                 "-drive", f"file={disk},if=virtio,format=raw,cache=writeback",

@@ -118,9 +118,12 @@ impl Running {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// How many threads it has.
+    /// How many threads it has, without the one of the emulator's own where there is an emulator.
     pub fn threads(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap();
+        let emulated = program.file_name().unwrap().to_string_lossy().starts_with("qemu-");
+        let all = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count();
+        all - usize::from(emulated)
     }
 }
 
