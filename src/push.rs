@@ -47,7 +47,7 @@ pub(crate) struct Answer {
 pub(crate) enum What {
     /// The run's state as it is when the answer goes.
     AsItIs,
-    /// The same, for a run that was accepted just now: if it has ended when the answer goes, its
+    /// The same, for a run that was accepted, or that started after it had waited, just now: if it has ended when the answer goes, its
     /// `Finished` is answer enough.
     Accepted,
     Rejected(Reason, Box<str>),
@@ -92,6 +92,11 @@ impl Push {
         if self.answers.len() < ANSWERS {
             self.answers.push_back(answer);
         }
+    }
+
+    /// Whether an answer about this run waits to be given: it will tell how the run stands then.
+    pub(crate) fn is_to_answer(&self, run: RunId, attempt: Attempt) -> bool {
+        self.answers.iter().any(|answer| (answer.run, answer.attempt) == (run, attempt))
     }
 
     /// Turns to the next answer to give now, if there is one.

@@ -195,6 +195,15 @@ impl Config {
 }
 
 impl Listen {
+    fn named(&self) -> [(&'static str, &Endpoint); 4] {
+        [
+            ("triggers", &self.triggers),
+            ("results", &self.results),
+            ("clients", &self.clients),
+            ("events", &self.events),
+        ]
+    }
+
     fn read(mut section: Section<'_, '_>, first_port: u16) -> Result<Self, Problem> {
         let mut endpoint = |key, offset| match section.take(key) {
             Some(entry) => entry.parse(ENDPOINT),
@@ -206,6 +215,13 @@ impl Listen {
             clients: endpoint("clients", 2)?,
             events: endpoint("events", 3)?,
         };
+        let named = listen.named();
+        for (i, (key, address)) in named.iter().enumerate() {
+            if let Some((other, _)) = named[..i].iter().find(|(_, other)| other == address) {
+                let what = format!("{other} and {key} are both {:?}: two addresses", address.0);
+                return Err(section.problem(&what));
+            }
+        }
         section.finish()?;
         Ok(listen)
     }

@@ -13,9 +13,10 @@ use super::{Agent, Slot, Stage, Usage, WhenFull};
 use crate::job::{Args, Job, Kind};
 use crate::journal::{Record, Took};
 use crate::limits::{
-    ACK_PATIENCE, CHUNK_RECORD, RESERVED_RUNNING, RESERVED_WAITING, TEXT, WAITING,
+    ACCEPTED_LATER, ACK_PATIENCE, CHUNK_RECORD, RESERVED_RUNNING, RESERVED_WAITING, TEXT, WAITING,
 };
 use crate::outbox::{self, Full, Owner};
+use crate::push::{Answer, What};
 use crate::result::cut;
 use crate::run::{Origin, Run, Started, Why};
 use crate::schedule::{Due, Orders};
@@ -43,6 +44,13 @@ impl Agent {
                 let run = &active.run;
                 log::debug!("run {} of {} starts", run.id, run.job.name);
                 self.known.set(run.place, run.serial, State::Running(slot));
+                let (run, attempt) = (run.id, run.attempt);
+                let is_triggered = active.run.deadline.is_some();
+                if is_triggered && !self.push.is_to_answer(run, attempt) {
+                    // The hub was told that it waits.
+                    let at = self.now.boot + ACCEPTED_LATER;
+                    self.push.answer(Answer { run, attempt, what: What::Accepted, at });
+                }
             }
         }
     }

@@ -47,7 +47,9 @@ impl NodeRow {
         };
         Self {
             node: text(&row["node"]).unwrap_or_default(),
-            status: status.unwrap_or_else(|| "waiting".to_owned()),
+            // Retention may have taken the result of a run that ended.
+            status: status
+                .unwrap_or_else(|| if is_final { "no longer kept" } else { "waiting" }.to_owned()),
             is_final,
             attempt: row["attempt"].as_u64().or_else(|| result["attempt"].as_u64()).unwrap_or(0),
             bytes: result["bytes"].as_u64().unwrap_or(0),

@@ -124,6 +124,12 @@ impl Rights {
         self.selectors.as_ref().is_none_or(|list| list.contains(&Selector::All))
     }
 
+    /// What it is told that asks for more than its nodes.
+    pub fn limited(&self) -> Refusal {
+        let (name, to) = (&self.name, self.selectors_in_words());
+        Refusal::new("not_allowed", format!("the client {name:?} is limited to {to}"))
+    }
+
     /// In words, what it is limited to.
     pub fn selectors_in_words(&self) -> String {
         let words: Vec<String> = self

@@ -144,7 +144,7 @@ impl Hub {
         Ok(())
     }
 
-    pub(super) fn node_hidden(&self, rights: &Rights, id: NodeId) -> Refusal {
+    pub(in crate::hub) fn node_hidden(&self, rights: &Rights, id: NodeId) -> Refusal {
         Refusal::new(
             "not_allowed",
             format!(

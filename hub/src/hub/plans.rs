@@ -38,7 +38,7 @@ impl Hub {
         if let Some(select) = &request.select
             && self.scopes(select)?.iter().any(|scope| !self.sees_scope(rights, scope))
         {
-            return Err(limited(rights));
+            return Err(rights.limited());
         }
         let fit = how_many_fit(&rows);
         if fit < rows.len() {
@@ -62,7 +62,7 @@ impl Hub {
             Some(name) => {
                 let id = self.node_named(name)?;
                 if !rights.node(self.nodes.get(id)) {
-                    return Err(limited(rights));
+                    return Err(self.node_hidden(rights, id));
                 }
                 Some(id)
             }
@@ -151,14 +151,7 @@ impl Hub {
             return Err(super::runs::job_not_allowed(rights, &entry.job));
         }
         if scopes.iter().any(|scope| !self.sees_scope(rights, scope)) {
-            return Err(Refusal::new(
-                "not_allowed",
-                format!(
-                    "the client {:?} is limited to {}",
-                    rights.name,
-                    rights.selectors_in_words()
-                ),
-            ));
+            return Err(rights.limited());
         }
         let affected = self.affected(&scopes);
         let before: Vec<_> = scopes
@@ -287,9 +280,4 @@ fn select_of(scope: &Scope) -> Select {
         Scope::Group(name) => Select::Groups(vec![name.to_string()]),
         Scope::Node(name) => Select::Nodes(vec![name.to_string()]),
     }
-}
-
-fn limited(rights: &Rights) -> Refusal {
-    let (name, to) = (&rights.name, rights.selectors_in_words());
-    Refusal::new("not_allowed", format!("the client {name:?} is limited to {to}"))
 }

@@ -319,6 +319,9 @@ fn sweeps(store: &mut dyn Store) {
     };
     let swept = |store: &mut dyn Store, change| commit(store, |batch| batch.change(change)).swept;
     assert_eq!(swept(store, sweep(500, u64::MAX, u64::MAX, 99)), 0);
+    assert_eq!(swept(store, sweep(1_500, u64::MAX, 3, 99)), 0, "its trigger is open");
+    let tally = Tally { ok: 2, ..Tally::default() };
+    commit(store, |batch| batch.change(Change::Closed { run: run(1), tally }));
     assert_eq!(swept(store, sweep(1_500, u64::MAX, 3, 99)), 3, "a consumer holds the rest");
     assert_eq!(swept(store, sweep(1_500, u64::MAX, u64::MAX, 10)), 10);
     let committed = commit(store, |batch| batch.change(sweep(5_000, u64::MAX, u64::MAX, 1_000)));
@@ -327,7 +330,35 @@ fn sweeps(store: &mut dyn Store) {
     let committed = commit(store, |batch| result(batch, 1, 1, Source::Node, 9_000));
     assert_eq!(committed.extent.newest, newest + 1, "no offset is given twice");
     assert_eq!(swept(store, sweep(0, 0, u64::MAX, 1_000)), 1, "too large: the oldest go");
+    spares_results_for_what_they_do_not_pay_for(store);
     sweeps_output_that_nobody_claims(store);
+}
+
+/// Output without a result is not made room for, and results of an open trigger stay.
+fn spares_results_for_what_they_do_not_pay_for(store: &mut dyn Store) {
+    const BYTES: u64 = 1 << 20;
+    let sweep =
+        Change::Sweep { before: UnixMillis(0), bytes: BYTES, keep_after: u64::MAX, rows: 1_000 };
+    let (node, received) = (NodeId(1), UnixMillis(9_000));
+    commit(store, |batch| {
+        result(batch, 100, 1, Source::Node, 9_000);
+        result(batch, 101, 1, Source::Node, 9_000);
+        for index in 0..4 {
+            let bytes = batch.put(&[&[b'x'; 1 << 19]]);
+            let (run, attempt) = (run(102), 1);
+            batch.record(Record::Chunk { run, node, attempt, received, index, bytes });
+        }
+    });
+    assert_eq!(commit(store, |batch| batch.change(sweep.clone())).swept, 0, "all that is over");
+    let committed = commit(store, |batch| {
+        batch.change(Change::Trigger(trigger(103, &[1, 2])));
+        result(batch, 103, 1, Source::Node, 9_000);
+        result(batch, 104, 1, Source::Node, 9_000);
+    });
+    let all =
+        Change::Sweep { before: UnixMillis(99_000), bytes: 0, keep_after: u64::MAX, rows: 1_000 };
+    let swept = commit(store, |batch| batch.change(all)).extent;
+    assert_eq!(swept.oldest, committed.extent.newest - 1, "the open trigger's result stays");
 }
 
 /// By when it came: the run id may be of a device without a clock.

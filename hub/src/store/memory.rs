@@ -251,11 +251,12 @@ impl Memory {
 
     fn sweep(&mut self, before: UnixMillis, bytes: u64, keep_after: u64, rows: u32) -> u64 {
         let mut swept = 0;
-        let oversize = self.extent().bytes > bytes;
+        let oversize = self.extent().bytes.saturating_sub(self.partial()) > bytes;
         while swept < u64::from(rows) {
             let Some((&offset, (record, _))) = self.results.first_key_value() else { break };
             let old = oversize || record.received < before;
-            if offset > keep_after || offset == self.newest || !old {
+            let open = self.triggers.get(&record.run).is_some_and(|t| t.closed.is_none());
+            if offset > keep_after || offset == self.newest || !old || open {
                 break;
             }
             let (run, node, attempt) = (record.run, record.node, record.attempt);
@@ -277,6 +278,15 @@ impl Memory {
                 || awaiting.contains_key(&(*run, *node, *attempt))
         });
         swept
+    }
+
+    /// Bytes of output whose run has no result.
+    fn partial(&self) -> u64 {
+        let told = |(run, node, attempt, _): &(RunId, NodeId, u32, u32)| {
+            self.keys.contains_key(&(*run, *node, *attempt, Source::Node))
+        };
+        let unclaimed = self.chunks.iter().filter(|(key, _)| !told(key));
+        unclaimed.map(|(_, (_, bytes))| bytes.len() as u64).sum()
     }
 
     fn answer(&self, query: &Query) -> Answer {

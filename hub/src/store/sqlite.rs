@@ -23,10 +23,11 @@ mod write;
 /// `PRAGMA application_id` of our files: "FPST".
 const APPLICATION: i32 = 0x4650_5354;
 /// The schema's version: `PRAGMA user_version`. Each step of [`MIGRATIONS`] raises it by one.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// What makes version n+1 out of version n.
-const MIGRATIONS: [&str; VERSION as usize] = [include_str!("sqlite/schema_1.sql")];
+const MIGRATIONS: [&str; VERSION as usize] =
+    [include_str!("sqlite/schema_1.sql"), include_str!("sqlite/schema_2.sql")];
 
 /// Bytes of a page. Rows are added at the right edge of few trees, so large pages are written
 /// full: a fifth less CPU a result than with 4 KiB, most of it the kernel's.

@@ -60,15 +60,7 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let run = output.run_id;
         if !rights.node(self.nodes.get(node)) {
-            return Err(Refusal::new(
-                "not_allowed",
-                format!(
-                    "the client {:?} may not see {}; it is limited to {}",
-                    rights.name,
-                    self.nodes.get(node).record.name,
-                    rights.selectors_in_words()
-                ),
-            ));
+            return Err(self.node_hidden(rights, node));
         }
         let query = Query::Chunks {
             run,

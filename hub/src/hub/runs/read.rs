@@ -36,6 +36,9 @@ impl Hub {
     ) -> Result<(), Refusal> {
         let limit = runs.limit.clamp(1, MOST_ROWS);
         let node = runs.node.as_deref().map(|name| self.node_named(name)).transpose()?;
+        if let Some(hidden) = node.filter(|id| !rights.node(self.nodes.get(*id))) {
+            return Err(self.node_hidden(rights, hidden));
+        }
         let Some(run) = runs.run_id else {
             let job = runs.job.as_deref().map(parse_name).transpose()?;
             let query = Query::Triggers { before: runs.before, limit, job, node };

@@ -23,7 +23,8 @@ pub fn sweep(
 }
 
 /// The newest result that goes: all up to it go. The newest of all stays, so that its offset is
-/// never given twice.
+/// never given twice. So does everything from the first result of a trigger that is open: a hub that
+/// starts anew would take its node for one that has not answered.
 fn last_victim(
     db: &Connection,
     before: UnixMillis,
@@ -31,12 +32,14 @@ fn last_victim(
     keep_after: u64,
     rows: u32,
 ) -> Result<Option<i64>> {
-    // The size to get rid of: no more goes for size than that, however many rows that is.
-    let mut over = used(db)?.saturating_sub(bytes);
+    // The size to get rid of: no more goes for size than that, however many rows that is. Output
+    // without a result stays whatever goes here: results are not to pay for it.
+    let mut over = used(db)?.saturating_sub(bytes).saturating_sub(partial(db)?);
     let mut statement = db.prepare_cached(
         "SELECT id, received, length(body) + CASE WHEN chunked THEN \
          (SELECT ifnull(sum(length(c.bytes)), 0) FROM chunks c \
-          WHERE c.run = r.run AND c.node = r.node AND c.attempt = r.attempt) ELSE 0 END \
+          WHERE c.run = r.run AND c.node = r.node AND c.attempt = r.attempt) ELSE 0 END, \
+         EXISTS (SELECT 1 FROM triggers t WHERE t.run = r.run AND t.ok IS NULL) \
          FROM results r \
          WHERE id <= ?1 AND id < (SELECT max(id) FROM results) ORDER BY id LIMIT ?2",
     )?;
@@ -45,7 +48,8 @@ fn last_victim(
     let mut last = None;
     while let Some(row) = found.next()? {
         let received: i64 = row.get(1)?;
-        if over == 0 && received.cast_unsigned() >= before.0 {
+        let is_due = over > 0 || received.cast_unsigned() < before.0;
+        if !is_due || row.get(3)? {
             break;
         }
         over = over.saturating_sub(row.get::<_, i64>(2)?.cast_unsigned());
@@ -60,6 +64,13 @@ fn used(db: &Connection) -> Result<u64> {
     };
     let pages = number("PRAGMA page_count")? - number("PRAGMA freelist_count")?;
     Ok(pages * number("PRAGMA page_size")?)
+}
+
+/// Bytes of output whose run has no result.
+fn partial(db: &Connection) -> Result<u64> {
+    db.prepare_cached("SELECT ifnull(sum(bytes), 0) FROM partial")?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(i64::cast_unsigned)
 }
 
 fn results(db: &Connection, last: i64) -> Result<u64> {
@@ -107,6 +118,11 @@ fn orphans(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
              WHERE a.run = c.run AND a.node = c.node AND a.attempt = c.attempt))",
     )?
     .execute(params![before.0.saturating_sub(LATE_MS).cast_signed(), rows])?;
+    db.prepare_cached(
+        "DELETE FROM partial WHERE received < ?1 AND NOT EXISTS (SELECT 1 FROM chunks c \
+         WHERE c.run = partial.run AND c.node = partial.node AND c.attempt = partial.attempt)",
+    )?
+    .execute([before.0.saturating_sub(LATE_MS).cast_signed()])?;
     Ok(())
 }
 

@@ -43,10 +43,12 @@ pub fn records(db: &Connection, batch: &Batch) -> Result<u64> {
     }
     for record in batch.records() {
         if let Record::Result { run, node, attempt, chunked: true, .. } = record {
-            db.prepare_cached(
+            for sql in [
                 "DELETE FROM awaiting WHERE run = ?1 AND node = ?2 AND attempt = ?3",
-            )?
-            .execute((&run.0, node.0, attempt))?;
+                "DELETE FROM partial WHERE run = ?1 AND node = ?2 AND attempt = ?3",
+            ] {
+                db.prepare_cached(sql)?.execute((&run.0, node.0, attempt))?;
+            }
         }
     }
     Ok(fresh)
@@ -95,18 +97,26 @@ fn other(db: &Connection, batch: &Batch, record: &Record) -> Result<()> {
             ))?;
         }
         Record::Chunk { run, node, attempt, received, index, bytes } => {
-            db.prepare_cached(
-                "INSERT OR IGNORE INTO chunks (run, node, attempt, idx, received, bytes) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute((
-                &run.0,
-                node.0,
-                attempt,
-                index,
-                received.0.cast_signed(),
-                batch.slice(bytes),
-            ))?;
+            let (bytes, received) = (batch.slice(bytes), received.0.cast_signed());
+            let fresh = db
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO chunks (run, node, attempt, idx, received, bytes) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute((&run.0, node.0, attempt, index, received, bytes))?;
+            if fresh > 0 {
+                db.prepare_cached(
+                    "INSERT INTO partial (run, node, attempt, received, bytes) \
+                     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET bytes = bytes + ?5",
+                )?
+                .execute((
+                    &run.0,
+                    node.0,
+                    attempt,
+                    received,
+                    bytes.len() as i64,
+                ))?;
+            }
         }
         Record::Missed { node, received, entry, from, to, count } => {
             db.prepare_cached(
