@@ -7,7 +7,7 @@ use fieldpost_wire::{ALL_TOPIC, StartId, UnixMillis};
 use super::nodes::PROBE_MS;
 use super::{Hub, Moment, context};
 use crate::config;
-use crate::store::{Batch, Change, NodeId};
+use crate::store::{Batch, Change, NodeId, Sweep};
 
 /// How often every node hears that the hub is there.
 const BEACON_MS: u64 = 30_000;
@@ -17,6 +17,9 @@ const SWEEP_MS: u64 = 60_000;
 const SWEEP_ROWS: u32 = 5_000;
 /// How often numbers are measured and keys expire.
 const HOUSEKEEPING_MS: u64 = 5_000;
+/// A trigger that is open for longer holds nothing back, 9 days: its deadline is a day ahead at the
+/// most, a job's timeout 7 days, and a result that was announced is waited for a day.
+const OPEN_MS: u64 = 9 * 24 * 60 * 60 * 1000;
 /// A consumer that was not seen for this long holds nothing back: 7 days.
 pub const IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Probes that wait; beyond it, in a storm of restarts, the newest are left out.
@@ -123,17 +126,18 @@ impl Hub {
             .filter(|consumer| time.ms_since(consumer.seen) <= IDLE_MS)
             .map(|consumer| consumer.offset)
             .min();
-        self.pipeline.change(Change::Sweep {
+        self.pipeline.change(Change::Sweep(Sweep {
             before: UnixMillis(time.0.saturating_sub(age)),
             bytes: retention.size,
             keep_after: held.unwrap_or(u64::MAX),
+            open_since: UnixMillis(time.0.saturating_sub(OPEN_MS)),
             rows: SWEEP_ROWS,
-        });
+        }));
     }
 
     /// A batch was committed that may have swept.
     pub(super) fn swept(&mut self, batch: &Batch, rows: u64) {
-        let swept = batch.changes().iter().any(|change| matches!(change, Change::Sweep { .. }));
+        let swept = batch.changes().iter().any(|change| matches!(change, Change::Sweep(_)));
         if !swept {
             return;
         }

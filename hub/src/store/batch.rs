@@ -142,18 +142,28 @@ pub enum Change {
     NoConsumer(Name),
     /// Somebody did something.
     Audit(AuditRecord),
-    /// Old things go: results up to `keep_after` that came before `before`, or while the store
-    /// holds more than `bytes`; at most `rows` at once.
-    Sweep {
-        /// What came before this goes.
-        before: UnixMillis,
-        /// The store's size to reach.
-        bytes: u64,
-        /// Results after this offset stay.
-        keep_after: u64,
-        /// At most so many rows in one commit.
-        rows: u32,
-    },
+    /// Old things go.
+    Sweep(Sweep),
+}
+
+/// What goes, and what stays nevertheless.
+///
+/// From the oldest on, results go that came before `before`, and more while the store holds more
+/// than `bytes`; output whose run has no result does not count, for no result
+/// that goes makes it less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    /// What came before this goes.
+    pub before: UnixMillis,
+    /// The store's size to reach.
+    pub bytes: u64,
+    /// Results after this offset stay.
+    pub keep_after: u64,
+    /// Results of open triggers that were submitted after this stay, and what came after them: a
+    /// hub that starts anew would take their nodes for ones that have not answered.
+    pub open_since: UnixMillis,
+    /// At most so many rows in one commit.
+    pub rows: u32,
 }
 
 /// A stretch of an outbox that is acked once this batch is committed.

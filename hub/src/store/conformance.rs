@@ -311,11 +311,9 @@ fn pages(store: &mut dyn Store) {
 }
 
 fn sweeps(store: &mut dyn Store) {
-    let sweep = |before, bytes, keep_after, rows| Change::Sweep {
-        before: UnixMillis(before),
-        bytes,
-        keep_after,
-        rows,
+    let sweep = |before, bytes, keep_after, rows| {
+        let (before, open_since) = (UnixMillis(before), UnixMillis(0));
+        Change::Sweep(Sweep { before, bytes, keep_after, open_since, rows })
     };
     let swept = |store: &mut dyn Store, change| commit(store, |batch| batch.change(change)).swept;
     assert_eq!(swept(store, sweep(500, u64::MAX, u64::MAX, 99)), 0);
@@ -334,31 +332,35 @@ fn sweeps(store: &mut dyn Store) {
     sweeps_output_that_nobody_claims(store);
 }
 
-/// Output without a result is not made room for, and results of an open trigger stay.
+/// Output without a result is not made room for, and results of an open trigger stay, for a while.
 fn spares_results_for_what_they_do_not_pay_for(store: &mut dyn Store) {
-    const BYTES: u64 = 1 << 20;
-    let sweep =
-        Change::Sweep { before: UnixMillis(0), bytes: BYTES, keep_after: u64::MAX, rows: 1_000 };
-    let (node, received) = (NodeId(1), UnixMillis(9_000));
+    let sweep = |before, bytes, open_since| {
+        let (before, open_since) = (UnixMillis(before), UnixMillis(open_since));
+        Change::Sweep(Sweep { before, bytes, keep_after: u64::MAX, open_since, rows: 1_000 })
+    };
+    let (node, received, attempt) = (NodeId(1), UnixMillis(9_000), 1);
     commit(store, |batch| {
         result(batch, 100, 1, Source::Node, 9_000);
         result(batch, 101, 1, Source::Node, 9_000);
         for index in 0..4 {
             let bytes = batch.put(&[&[b'x'; 1 << 19]]);
-            let (run, attempt) = (run(102), 1);
-            batch.record(Record::Chunk { run, node, attempt, received, index, bytes });
+            batch.record(Record::Chunk { run: run(102), node, attempt, received, index, bytes });
         }
     });
-    assert_eq!(commit(store, |batch| batch.change(sweep.clone())).swept, 0, "all that is over");
-    let committed = commit(store, |batch| {
-        batch.change(Change::Trigger(trigger(103, &[1, 2])));
-        result(batch, 103, 1, Source::Node, 9_000);
+    let swept = |store: &mut dyn Store, change| commit(store, |batch| batch.change(change)).swept;
+    assert_eq!(swept(store, sweep(0, 1 << 20, 0)), 0, "twice as much without a result");
+    commit(store, |batch| result(batch, 102, 1, Source::Node, 9_000));
+    commit(store, |batch| result(batch, 103, 1, Source::Node, 9_000));
+    assert!(swept(store, sweep(0, 1 << 20, 0)) > 0, "now it has one");
+    commit(store, |batch| {
+        batch.change(Change::Trigger(trigger(104, &[1, 2])));
         result(batch, 104, 1, Source::Node, 9_000);
+        result(batch, 105, 1, Source::Node, 9_000);
     });
-    let all =
-        Change::Sweep { before: UnixMillis(99_000), bytes: 0, keep_after: u64::MAX, rows: 1_000 };
-    let swept = commit(store, |batch| batch.change(all)).extent;
-    assert_eq!(swept.oldest, committed.extent.newest - 1, "the open trigger's result stays");
+    let committed = commit(store, |batch| batch.change(sweep(99_000, 0, 0)));
+    let (oldest, newest) = (committed.extent.oldest, committed.extent.newest);
+    assert_eq!(oldest, newest - 1, "the open trigger's stays");
+    assert_eq!(swept(store, sweep(99_000, 0, 1_000_000)), 1, "not for ever");
 }
 
 /// By when it came: the run id may be of a device without a clock.
@@ -366,9 +368,13 @@ fn sweeps_output_that_nobody_claims(store: &mut dyn Store) {
     let (of, node, attempt) = (RunId([0; 16]), NodeId(1), 1);
     let chunks = |store: &mut dyn Store, before| {
         let committed = commit(store, |batch| {
-            let (bytes, rows) = (u64::MAX, 1_000);
-            let before = UnixMillis(before);
-            batch.change(Change::Sweep { before, bytes, keep_after: u64::MAX, rows });
+            batch.change(Change::Sweep(Sweep {
+                before: UnixMillis(before),
+                bytes: u64::MAX,
+                keep_after: u64::MAX,
+                open_since: UnixMillis(0),
+                rows: 1_000,
+            }));
             batch.ask(Query::Held { run: of, node, attempt });
         });
         let [Answer::Held { held, .. }] = &committed.answers[..] else { panic!() };

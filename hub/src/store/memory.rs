@@ -10,7 +10,7 @@ use super::{
     Answer, AuditRecord, AwaitingRecord, Batch, Change, Committed, ConsumerRecord, Extent,
     Identity, Key, LATE_MS, MissedRecord, NodeId, NodeRecord, ProgressRecord, Query, Record,
     Restored, RestoredTrigger, ResultRecord, ScheduleRecord, Scope, Source, Store, StoreError,
-    TriggerRecord, insert_index,
+    Sweep, TriggerRecord, insert_index,
 };
 
 type Execution = (RunId, NodeId, u32);
@@ -242,20 +242,20 @@ impl Memory {
                 self.last_audit += 1;
                 self.audit.push(AuditRecord { offset: self.last_audit, ..record.clone() });
             }
-            Change::Sweep { before, bytes, keep_after, rows } => {
-                return self.sweep(*before, *bytes, *keep_after, *rows);
-            }
+            Change::Sweep(what) => return self.sweep(what),
         }
         0
     }
 
-    fn sweep(&mut self, before: UnixMillis, bytes: u64, keep_after: u64, rows: u32) -> u64 {
+    fn sweep(&mut self, what: &Sweep) -> u64 {
+        let Sweep { before, bytes, keep_after, open_since, rows } = *what;
         let mut swept = 0;
         let oversize = self.extent().bytes.saturating_sub(self.partial()) > bytes;
         while swept < u64::from(rows) {
             let Some((&offset, (record, _))) = self.results.first_key_value() else { break };
             let old = oversize || record.received < before;
-            let open = self.triggers.get(&record.run).is_some_and(|t| t.closed.is_none());
+            let trigger = self.triggers.get(&record.run);
+            let open = trigger.is_some_and(|t| t.closed.is_none() && t.submitted > open_since);
             if offset > keep_after || offset == self.newest || !old || open {
                 break;
             }

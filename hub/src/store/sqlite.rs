@@ -163,7 +163,7 @@ fn commit(db: &Connection, extent: &mut Extent, batch: &Batch) -> rusqlite::Resu
     if extent.oldest == 0 && fresh > 0 {
         extent.oldest = 1;
     }
-    if batch.changes().iter().any(|change| matches!(change, super::Change::Sweep { .. })) {
+    if batch.changes().iter().any(|change| matches!(change, super::Change::Sweep(_))) {
         *extent = measure(db)?;
     }
     let answers = batch.queries().iter().map(|query| read::answer(db, query));

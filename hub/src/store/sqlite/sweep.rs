@@ -3,52 +3,40 @@
 use fieldpost_wire::{RunId, UnixMillis};
 use rusqlite::{Connection, Result, params};
 
-use crate::store::LATE_MS;
+use crate::store::{LATE_MS, Sweep};
 
-/// Removes what [`crate::store::Change::Sweep`] says; gives how many results went.
-pub fn sweep(
-    db: &Connection,
-    before: UnixMillis,
-    bytes: u64,
-    keep_after: u64,
-    rows: u32,
-) -> Result<u64> {
-    let swept = match last_victim(db, before, bytes, keep_after, rows)? {
+/// Removes what goes; gives how many results that were.
+pub fn sweep(db: &Connection, sweep: &Sweep) -> Result<u64> {
+    let swept = match last_victim(db, sweep)? {
         Some(last) => results(db, last)?,
         None => 0,
     };
-    by_time(db, before, rows)?;
-    orphans(db, before, rows)?;
+    by_time(db, sweep.before, sweep.rows)?;
+    orphans(db, sweep.before, sweep.rows)?;
     Ok(swept)
 }
 
 /// The newest result that goes: all up to it go. The newest of all stays, so that its offset is
-/// never given twice. So does everything from the first result of a trigger that is open: a hub that
-/// starts anew would take its node for one that has not answered.
-fn last_victim(
-    db: &Connection,
-    before: UnixMillis,
-    bytes: u64,
-    keep_after: u64,
-    rows: u32,
-) -> Result<Option<i64>> {
-    // The size to get rid of: no more goes for size than that, however many rows that is. Output
-    // without a result stays whatever goes here: results are not to pay for it.
-    let mut over = used(db)?.saturating_sub(bytes).saturating_sub(partial(db)?);
+/// never given twice.
+fn last_victim(db: &Connection, sweep: &Sweep) -> Result<Option<i64>> {
+    // The size to get rid of: no more goes for size than that, however many rows that is.
+    let mut over = used(db)?.saturating_sub(sweep.bytes).saturating_sub(partial(db)?);
     let mut statement = db.prepare_cached(
         "SELECT id, received, length(body) + CASE WHEN chunked THEN \
          (SELECT ifnull(sum(length(c.bytes)), 0) FROM chunks c \
           WHERE c.run = r.run AND c.node = r.node AND c.attempt = r.attempt) ELSE 0 END, \
-         EXISTS (SELECT 1 FROM triggers t WHERE t.run = r.run AND t.ok IS NULL) \
+         EXISTS (SELECT 1 FROM triggers t WHERE t.run = r.run AND t.ok IS NULL \
+                 AND t.submitted > ?3) \
          FROM results r \
          WHERE id <= ?1 AND id < (SELECT max(id) FROM results) ORDER BY id LIMIT ?2",
     )?;
+    let keep_after = i64::try_from(sweep.keep_after).unwrap_or(i64::MAX);
     let mut found =
-        statement.query(params![i64::try_from(keep_after).unwrap_or(i64::MAX), rows])?;
+        statement.query(params![keep_after, sweep.rows, sweep.open_since.0.cast_signed()])?;
     let mut last = None;
     while let Some(row) = found.next()? {
         let received: i64 = row.get(1)?;
-        let is_due = over > 0 || received.cast_unsigned() < before.0;
+        let is_due = over > 0 || received.cast_unsigned() < sweep.before.0;
         if !is_due || row.get(3)? {
             break;
         }

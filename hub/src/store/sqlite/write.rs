@@ -154,9 +154,7 @@ pub fn changes(db: &Connection, batch: &Batch) -> Result<u64> {
     let mut swept = 0;
     for change in batch.changes() {
         match change {
-            Change::Sweep { before, bytes, keep_after, rows } => {
-                swept += sweep(db, *before, *bytes, *keep_after, *rows)?;
-            }
+            Change::Sweep(what) => swept += sweep(db, what)?,
             other => one(db, other)?,
         }
     }
@@ -165,7 +163,7 @@ pub fn changes(db: &Connection, batch: &Batch) -> Result<u64> {
 
 fn one(db: &Connection, change: &Change) -> Result<()> {
     match change {
-        Change::Sweep { .. } => Ok(()),
+        Change::Sweep(_) => Ok(()),
         Change::Node(record) => node(db, record),
         Change::Revoked(key) => {
             execute(db, "INSERT OR IGNORE INTO revoked_keys VALUES (?1)", params![key.as_str()])
