@@ -6,9 +6,10 @@ mod site;
 
 use std::collections::HashSet;
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use site::{PROGRAMS, Site, eventually, field};
 
 #[test]
@@ -126,11 +127,20 @@ fn a_schedule_survives_a_restart_of_the_agent() {
     site.agents[gw].process.wait();
     let count = || fs::read_to_string(&marks).unwrap_or_default().lines().count();
     let before = count();
+    // Long enough that it is due.
+    std::thread::sleep(Duration::from_millis(600));
     site.agents[gw].restart();
     eventually("it runs again with no hub to ask", || (count() > before + 3).then_some(()));
     site.start_hub();
     let stored = site.results().len();
     eventually("results come in", || (site.results().len() > stored + 3).then_some(()));
+    let missed = eventually("what it missed is told", || {
+        let told = site.cli(&["schedule", "missed", "--node", "gw-1", "--json"]).stdout;
+        String::from_utf8(told).unwrap().lines().next().map(str::to_owned)
+    });
+    let missed: Value = serde_json::from_str(&missed).unwrap();
+    assert_eq!((&missed["node"], &missed["entry"]), (&json!("gw-1"), &json!("often")));
+    assert!(missed["count"].as_u64() > Some(0), "{missed}");
 }
 
 #[test]

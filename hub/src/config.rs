@@ -170,9 +170,9 @@ impl Config {
         };
         hub.finish()?;
 
-        let listen = Listen::read(top.section("listen")?, 4510)?;
+        let listen = Listen::read(top.section("listen")?, 4510, None)?;
         let second_key = match top.take("second_key") {
-            Some(entry) => Some(SecondKey::read(entry.section()?)?),
+            Some(entry) => Some(SecondKey::read(entry.section()?, &listen)?),
             None => None,
         };
         let local = Local::read(top.section("local")?)?;
@@ -195,6 +195,7 @@ impl Config {
 }
 
 impl Listen {
+    /// All of them, and what they are called.
     fn named(&self) -> [(&'static str, &Endpoint); 4] {
         [
             ("triggers", &self.triggers),
@@ -204,7 +205,12 @@ impl Listen {
         ]
     }
 
-    fn read(mut section: Section<'_, '_>, first_port: u16) -> Result<Self, Problem> {
+    /// `other`: who else listens on this host.
+    fn read(
+        mut section: Section<'_, '_>,
+        first_port: u16,
+        other: Option<&Self>,
+    ) -> Result<Self, Problem> {
         let mut endpoint = |key, offset| match section.take(key) {
             Some(entry) => entry.parse(ENDPOINT),
             None => Ok(Endpoint(format!("tcp://*:{}", first_port + offset))),
@@ -215,12 +221,13 @@ impl Listen {
             clients: endpoint("clients", 2)?,
             events: endpoint("events", 3)?,
         };
-        let named = listen.named();
-        for (i, (key, address)) in named.iter().enumerate() {
-            if let Some((other, _)) = named[..i].iter().find(|(_, other)| other == address) {
-                let what = format!("{other} and {key} are both {:?}: two addresses", address.0);
+        let mut taken: Vec<_> = other.iter().flat_map(|other| other.named()).collect();
+        for (key, address) in listen.named() {
+            if let Some((before, _)) = taken.iter().find(|(_, known)| *known == address) {
+                let what = format!("{key} is {:?}, as {before} is: two addresses", address.0);
                 return Err(section.problem(&what));
             }
+            taken.push((key, address));
         }
         section.finish()?;
         Ok(listen)
@@ -228,9 +235,9 @@ impl Listen {
 }
 
 impl SecondKey {
-    fn read(mut section: Section<'_, '_>) -> Result<Self, Problem> {
+    fn read(mut section: Section<'_, '_>, first: &Listen) -> Result<Self, Problem> {
         let key_file = absolute(section.require("key_file", PATH)?)?;
-        let listen = Listen::read(section, 4520)?;
+        let listen = Listen::read(section, 4520, Some(first))?;
         Ok(Self { key_file, listen })
     }
 }
@@ -427,6 +434,17 @@ mod tests {
         assert_eq!(config.listen.events.as_str(), "tcp://*:4513");
         assert_eq!(config.key_file, Path::new("/var/lib/fieldpost-hub/hub.key"));
         assert_eq!(config.retention.age, Duration::from_secs(30 * 86_400));
+    }
+
+    #[test]
+    fn each_port_has_an_address_of_its_own() {
+        let said_of = |text| said(&format!("[listen]\n{text}"));
+        let one = said_of("triggers = \"tcp://*:4600\"\nresults = \"tcp://*:4600\"\n");
+        assert!(one.contains("listen: results is \"tcp://*:4600\", as triggers is"), "{one}");
+        let default = said_of("events = \"tcp://*:4510\"\n");
+        assert!(default.contains("events is \"tcp://*:4510\", as triggers is"), "{default}");
+        let second = said("[second_key]\nkey_file = \"/k\"\nclients = \"tcp://*:4511\"\n");
+        assert!(second.contains("second_key: clients is"), "{second}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod memory;
 pub mod sqlite;
 mod thread;
 
-pub use batch::{AckRange, Batch, Change, Record};
+pub use batch::{AckRange, Batch, Change, Record, Sweep};
 pub use thread::{Done, StoreThread};
 
 /// A node's number in one store: given out once, never again.

@@ -45,7 +45,7 @@ impl Agent {
                 log::debug!("run {} of {} starts", run.id, run.job.name);
                 self.known.set(run.place, run.serial, State::Running(slot));
                 let (run, attempt) = (run.id, run.attempt);
-                let is_triggered = active.run.deadline.is_some();
+                let is_triggered = matches!(active.run.origin, Origin::Trigger);
                 if is_triggered && !self.push.is_to_answer(run, attempt) {
                     // The hub was told that it waits.
                     let at = self.now.boot + ACCEPTED_LATER;

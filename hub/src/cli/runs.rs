@@ -368,3 +368,16 @@ fn list(session: &mut Session, args: &RunsArgs) -> Result<(), Failure> {
     table.write(&mut out)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_result_waits_or_has_none_any_more() {
+        let of = |is_final| NodeRow::read(json!({ "node": "gw", "final": is_final })).status;
+        assert_eq!((&*of(false), &*of(true)), ("waiting", "no longer kept"));
+        let open = json!({ "node": "gw", "final": false, "state": "running" });
+        assert_eq!(NodeRow::read(open).status, "running");
+    }
+}

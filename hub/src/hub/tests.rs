@@ -728,6 +728,10 @@ fn a_client_does_what_its_role_jobs_and_selectors_allow() {
     assert_eq!(world.ask_as(who, submit("ping")).code(), "not_allowed");
     let sent = world.ask_as(who, json!({ "op": "nodes" }));
     assert_eq!(sent.reply()["nodes"], json!([]));
+    for op in ["runs", "schedule.missed", "nodes.show"] {
+        let of_node = json!({ "op": op, "node": "gw" });
+        assert_eq!(world.ask_as(who, of_node).code(), "not_allowed", "{op}");
+    }
     let (run, _) = world.submit();
     world.report(A, Some(1), &finished(run, Status::Ok, 0));
     let sent = world.ask_as(who, json!({ "op": "results" }));
@@ -896,8 +900,13 @@ fn a_closed_trigger_whose_results_were_swept_away_stays_closed_after_a_restart()
     let (run, _) = world.submit();
     world.report(A, Some(1), &finished(run, Status::Ok, 0));
     let mut batch = crate::store::Batch::default();
-    let (before, keep_after) = (UnixMillis(0), u64::MAX);
-    batch.change(crate::store::Change::Sweep { before, bytes: 0, keep_after, rows: 100 });
+    batch.change(crate::store::Change::Sweep(crate::store::Sweep {
+        before: UnixMillis(0),
+        bytes: 0,
+        keep_after: u64::MAX,
+        open_since: UnixMillis(0),
+        rows: 100,
+    }));
     assert_eq!(world.store.commit(&batch).unwrap().swept, 1);
     let mut world = world.restart();
     world.report(A, None, &hello(&mut [0; 256], 1));
