@@ -275,6 +275,35 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_an_older_version_is_brought_up_to_date() {
+        let scratch = Scratch::new("older");
+        let path = scratch.path("store.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        let identity = identity();
+        let known = (identity.hub.0, identity.epoch.cast_signed());
+        old.execute("INSERT INTO identity (hub, epoch) VALUES (?1, ?2)", known).unwrap();
+        old.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 1;
+             INSERT INTO chunks (run, node, attempt, idx, received, bytes) VALUES
+                 (x'01', 1, 1, 0, 7, x'0000'), (x'01', 1, 1, 1, 9, x'000000'),
+                 (x'02', 1, 1, 0, 8, x'00');
+             INSERT INTO results (run, node, attempt, source, outcome, received, chunked, job, body)
+                 VALUES (x'02', 1, 1, 0, 0, 8, true, 'job', x'00');"
+        ))
+        .unwrap();
+        drop(old);
+        drop(Sqlite::open(&path, identity).unwrap());
+        let new = Connection::open(&path).unwrap();
+        let row = |sql: &str| -> (i64, i64, i64) {
+            new.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
+        };
+        let partial = row("SELECT count(*), sum(bytes), min(received) FROM partial");
+        assert_eq!(partial, (1, 5, 7), "output without a result");
+        assert_eq!(row("SELECT user_version, 0, 0 FROM pragma_user_version"), (2, 0, 0));
+    }
+
+    #[test]
     fn a_second_hub_on_one_file_is_refused() {
         let scratch = Scratch::new("second");
         let path = scratch.path("store.db");
