@@ -61,7 +61,7 @@ Examples:
 On the hub's own host no options are needed. From elsewhere: FIELDPOST_HUB, FIELDPOST_SERVER_KEY
 and FIELDPOST_KEY_FILE, or ~/.config/fieldpost/client.toml, say where the hub is and who you are.
 
-Exit codes: 0 ok, 1 the work failed, 64 usage, 69 hub unreachable, 70 internal error,
+Exit codes: 0 ok, 1 the work failed, 64 usage, 69 not available, 70 internal error,
             75 timed out, 77 not allowed, 78 configuration";
 
 /// The whole command line.

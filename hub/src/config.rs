@@ -223,7 +223,8 @@ impl Listen {
         };
         let mut taken: Vec<_> = other.iter().flat_map(|other| other.named()).collect();
         for (key, address) in listen.named() {
-            if let Some((before, _)) = taken.iter().find(|(_, known)| *known == address) {
+            let is_same = |known: &&Endpoint| *known == address && !address.is_of_any_port();
+            if let Some((before, _)) = taken.iter().find(|(_, known)| is_same(known)) {
                 let what = format!("{key} is {:?}, as {before} is: two addresses", address.0);
                 return Err(section.problem(&what));
             }
@@ -362,6 +363,11 @@ impl Endpoint {
         let host = self.0.trim_start_matches("tcp://").rsplit_once(':').map(|(host, _)| host);
         host.is_some_and(|host| host.parse::<std::net::Ipv4Addr>().is_ok())
     }
+
+    /// Whether the system chooses the port, each time another one.
+    fn is_of_any_port(&self) -> bool {
+        self.0.ends_with(":*") || self.0.ends_with(":0")
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -445,6 +451,8 @@ mod tests {
         assert!(default.contains("events is \"tcp://*:4510\", as triggers is"), "{default}");
         let second = said("[second_key]\nkey_file = \"/k\"\nclients = \"tcp://*:4511\"\n");
         assert!(second.contains("second_key: clients is"), "{second}");
+        let any = "[listen]\ntriggers = \"tcp://127.0.0.1:*\"\nresults = \"tcp://127.0.0.1:*\"\n";
+        Config::parse(Path::new("hub.toml"), any).unwrap();
     }
 
     #[test]

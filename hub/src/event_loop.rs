@@ -25,12 +25,12 @@ use sd_notify::NotifyState;
 
 use crate::config::Config;
 use crate::hub::{Door, Hub, Input, Moment, Now, Settings, Side, Who};
-use crate::io::ports::Ports;
+use crate::io::ports::{BadPlace, Ports};
 use crate::io::signals::{Signals, Wish};
 use crate::io::wake::{self, Bell};
 use crate::io::{clock, process};
 use crate::store::sqlite::Sqlite;
-use crate::store::{Identity, Store as _, StoreThread};
+use crate::store::{Identity, Store as _, StoreError, StoreThread};
 
 mod housekeeping;
 mod reach;
@@ -65,6 +65,13 @@ pub enum Error {
         /// What may help.
         hint: Option<String>,
     },
+    /// Something that may be had later: an address that is taken, a disk that is full.
+    Passing {
+        /// What, and why.
+        message: String,
+        /// What may help.
+        hint: Option<String>,
+    },
     /// The machine or the library does not do its part.
     Internal(String),
 }
@@ -73,7 +80,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(problem) => problem.fmt(f),
-            Self::Place { message, .. } | Self::Internal(message) => f.write_str(message),
+            Self::Place { message, .. }
+            | Self::Passing { message, .. }
+            | Self::Internal(message) => f.write_str(message),
         }
     }
 }
@@ -83,6 +92,13 @@ impl std::error::Error for Error {}
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         Self::Configuration(problem)
+    }
+}
+
+impl From<BadPlace> for Error {
+    fn from(bad: BadPlace) -> Self {
+        let BadPlace { message, hint, passing } = bad;
+        if passing { Self::Passing { message, hint } } else { Self::Place { message, hint } }
     }
 }
 
@@ -151,16 +167,12 @@ impl EventLoop {
             None => None,
         };
         let mut store = open_store(&config.state_dir)?;
-        let restored = store.restore().map_err(|error| Error::Place {
-            message: format!("the store in {}: {error}", config.state_dir.display()),
-            hint: None,
-        })?;
+        let restored = store.restore().map_err(|error| bad_store(&config.state_dir, &error))?;
         let (bell, rope) =
             wake::pair().map_err(|error| Error::Internal(format!("no socket pair: {error}")))?;
 
         let context = zmq::Context::new();
-        let ports = Ports::bind(&context, &config, &keys, second.as_ref())
-            .map_err(|bad| Error::Place { message: bad.message, hint: bad.hint })?;
+        let ports = Ports::bind(&context, &config, &keys, second.as_ref()).map_err(Error::from)?;
         let store = StoreThread::start(Box::new(store), move || rope.ring())
             .map_err(|error| Error::Internal(format!("no thread for the store: {error}")))?;
         let random = random()?;
@@ -514,9 +526,16 @@ fn server_key(path: &Path) -> Result<KeyPair, Error> {
 fn open_store(state_dir: &Path) -> Result<Sqlite, Error> {
     let (hub, epoch) = random()?;
     let path = state_dir.join("hub.sqlite");
-    Sqlite::open(&path, Identity { hub: HubId(hub), epoch: epoch | 1 }).map_err(|error| {
-        Error::Place { message: format!("the store {}: {error}", path.display()), hint: None }
-    })
+    Sqlite::open(&path, Identity { hub: HubId(hub), epoch: epoch | 1 })
+        .map_err(|error| bad_store(state_dir, &error))
+}
+
+fn bad_store(state_dir: &Path, error: &StoreError) -> Error {
+    let message = format!("the store in {}: {error}", state_dir.display());
+    match error {
+        StoreError::Failing(_) => Error::Passing { message, hint: None },
+        StoreError::Unusable(_) => Error::Place { message, hint: None },
+    }
 }
 
 /// Random numbers: an id and a seed.

@@ -87,6 +87,31 @@ fn a_place_the_hub_can_not_use_ends_with_78() {
 }
 
 #[test]
+fn an_address_that_is_not_to_be_had_ends_with_69_so_that_systemd_tries_again() {
+    let place = Place::new("taken");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap();
+    // 192.0.2.0/24 is for documentation: no host has it.
+    for (at, why) in
+        [(taken.to_string(), "already in use"), ("192.0.2.1:4510".to_owned(), "no such address")]
+    {
+        let directory = place.path("");
+        let file = place.file(
+            "hub.toml",
+            &format!(
+                "[hub]\nstate_dir = \"{directory}\"\nkey_file = \"{directory}/hub.key\"\n\
+                 [listen]\ntriggers = \"tcp://{at}\"\nresults = \"tcp://127.0.0.1:*\"\n\
+                 clients = \"tcp://127.0.0.1:*\"\nevents = \"tcp://127.0.0.1:*\"\n\
+                 [local]\nsocket = \"{directory}/h\"\nevents = \"{directory}/e\"\n"
+            ),
+        );
+        let output = fieldpost(&["hub", "--config", &file]);
+        assert_eq!(code(&output), 69, "{}", err(&output));
+        assert!(err(&output).contains(&at) && err(&output).contains(why), "{}", err(&output));
+    }
+}
+
+#[test]
 fn usage_ends_with_64_and_help_with_0() {
     for args in [
         &["frobnicate"][..],

@@ -185,7 +185,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
-            Error::Away { hint, .. } => Self::new(Exit::Unreachable, message).hint(hint),
+            Error::Away { hint, .. } => Self::new(Exit::Unavailable, message).hint(hint),
             Error::NotAllowed { hint, .. } => Self::new(Exit::NotAllowed, message).hint(hint),
             Error::Refused { code, .. } => Self::new(refused(&code), message),
             Error::Odd(_) => Self::new(Exit::Internal, message)
@@ -226,7 +226,7 @@ fn refused(code: &str) -> Exit {
         "not_allowed" => Exit::NotAllowed,
         "bad_request" | "bad_run_id" | "too_old" | "unknown_op" | "too_large" => Exit::Usage,
         "internal" => Exit::Internal,
-        _ if is_passing(code) => Exit::Unreachable,
+        _ if is_passing(code) => Exit::Unavailable,
         _ => Exit::Failed,
     }
 }

@@ -15,8 +15,8 @@ pub enum Exit {
     Failed = 1,
     /// The arguments make no sense.
     Usage = 64,
-    /// No hub answers.
-    Unreachable = 69,
+    /// No hub answers; or one that starts finds its address taken or its disk full. Later it may work.
+    Unavailable = 69,
     /// A bug, or a machine in trouble.
     Internal = 70,
     /// It took longer than allowed.

@@ -64,7 +64,7 @@ pub fn trigger(args: TriggerArgs) -> Result<(), Failure> {
     let submitted: Submitted =
         session.call_as("submit", submit(&args, run)).map_err(|failure| match failure.exit() {
             // It may have been heard all the same.
-            Exit::Unreachable => failure.hint(format!(
+            Exit::Unavailable => failure.hint(format!(
                 "whether the run was triggered is not known; the same command with --run-id {run} \
                  asks again, and runs nothing twice"
             )),
@@ -356,7 +356,7 @@ impl Watch {
                 Ok(())
             }
             // Nothing is stored yet, or the hub is away for a moment: the end asks again.
-            Err(failure) if matches!(failure.exit(), Exit::Failed | Exit::Unreachable) => {
+            Err(failure) if matches!(failure.exit(), Exit::Failed | Exit::Unavailable) => {
                 node.dirty = false;
                 Ok(())
             }

@@ -67,6 +67,8 @@ pub struct BadPlace {
     pub message: String,
     /// What may help.
     pub hint: Option<String>,
+    /// Whether it may be had later: another has the port, or the network is not up yet.
+    pub passing: bool,
 }
 
 impl Ports {
@@ -83,6 +85,7 @@ impl Ports {
         let ports = Self::make(context, &config.local).map_err(|errno| BadPlace {
             message: format!("libzmq gives no sockets: {errno}"),
             hint: Some("is the limit of open files too low? (ulimit -n)".to_owned()),
+            passing: false,
         })?;
         ports.listen(&config.listen, keys)?;
         if let (Some(second), Some(keys)) = (&config.second_key, second) {
@@ -153,6 +156,7 @@ impl Ports {
             let place = |errno: Errno| BadPlace {
                 message: format!("{endpoint} can't be listened at: {errno}"),
                 hint: Some(hint(errno)),
+                passing: matches!(errno.0, libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::ENODEV),
             };
             socket.serve_curve(&keys.secret, domain(door)).map_err(place)?;
             socket.set_ipv6(!endpoint.is_ipv4()).map_err(|error| place(error.into()))?;
@@ -172,7 +176,9 @@ impl Ports {
 fn hint(errno: Errno) -> String {
     match errno.0 {
         libc::EADDRINUSE => "does another hub run here? `ss -ltnp` shows who has the port",
-        libc::EADDRNOTAVAIL | libc::ENODEV => "this host has no such address; * is all of them",
+        libc::EADDRNOTAVAIL | libc::ENODEV => {
+            "this host has no such address yet; * is all that it ever has"
+        }
         libc::EACCES => "ports below 1024 need privileges; the defaults do not",
         _ => "",
     }
@@ -189,11 +195,12 @@ fn warn_of_ephemeral(endpoint: &Endpoint) {
 
 fn bind_local(socket: &Socket, path: &Path) -> Result<(), BadPlace> {
     let shown = path.display();
-    let bad = |message: String| BadPlace { message, hint: None };
+    let bad = |message: String| BadPlace { message, hint: None, passing: false };
     if UnixStream::connect(path).is_ok() {
         return Err(BadPlace {
             message: format!("somebody listens at {shown} already"),
             hint: Some("does another hub run here? Two need two [local] sections".to_owned()),
+            passing: true,
         });
     }
     if let Some(parent) = path.parent() {
