@@ -24,6 +24,10 @@ help: ## show this
 ready: ## see that this machine has what the build needs; as root on Debian, install it
 	@scripts/ready
 
+.PHONY: ready-cross
+ready-cross:
+	@scripts/ready cross emulate
+
 CARGO_FUZZ := $(or $(shell PATH="$(PATH)" command -v cargo-fuzz),target/tools/bin/cargo-fuzz)
 # Seconds for each target of `make fuzz`.
 FUZZ_TIME ?= 3600
@@ -46,15 +50,15 @@ man: ready ## man pages and shell completions, in target/man
 	$(CARGO) run --quiet -p docgen -- $(MAN)
 
 .PHONY: arm
-arm: ## the agent for aarch64, armv7 and armv6: static, in target/cross/bin
+arm: ready-cross ## the agent for aarch64, armv7 and armv6: static, in target/cross/bin
 	cross/build
 
 .PHONY: arm-test
-arm-test: ## the ARM programs through qemu-user, against the native hub
+arm-test: arm ## the ARM programs through qemu-user, against the native hub
 	scripts/arm-test
 
 .PHONY: deb
-deb: man ## Debian packages and archives, in target/packages
+deb: ready-cross man ## Debian packages and archives, in target/packages
 	scripts/packages
 
 .PHONY: deb-test
@@ -62,11 +66,13 @@ deb-test: ## install, upgrade, remove and purge the packages in a fresh Debian (
 	packaging/test
 
 .PHONY: arm-boot
-arm-boot: ## boot an emulated arm64 machine with the package, and try what devices go through (as root)
+arm-boot: ready-cross ## boot an emulated arm64 machine with the package, and try what devices go through (as root)
 	scripts/arm-boot
 
 .PHONY: footprint
-footprint: ## what the agent costs at rest and at work; WARMUP and FOR in seconds
+footprint: ready-cross ## what the agent costs at rest and at work; WARMUP and FOR in seconds
+	cross/build x86_64
+	$(CARGO) build --release -p fieldpost-agent -p fieldpost-hub
 	scripts/footprint
 
 .PHONY: test

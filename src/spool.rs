@@ -37,8 +37,8 @@
 //! what it has by (node, run, attempt, index), stores none of them twice. A record's bytes are
 //! those that went over the wire: it keeps its outbox id and seq.
 //!
-//! Only the last segment is written. Segments are synced oldest first, [`UNSYNCED_SEGMENTS`] at the
-//! latest after they were begun: what a power cut can tear is the end of all.
+//! Only the last segment is written. Segments are synced oldest first, and all of them once
+//! [`UNSYNCED_SEGMENTS`] wait: what a power cut can tear is the end of all.
 //!
 //! # What is written when
 //!
@@ -221,7 +221,7 @@ pub(crate) struct Spool {
     at: u32,
     reached: Seq,
     moved_all: bool,
-    /// The active segment has to be synced before the next begins.
+    /// All that wait have to be synced before the next begins.
     must_sync: bool,
     outboxes: Vec<OutboxId>,
 }

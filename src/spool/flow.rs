@@ -23,7 +23,7 @@ enum Filled {
     Nothing,
     /// The draft goes behind the first [`Spool::at`] bytes of the active segment.
     Draft,
-    /// The active segment is full, and has to be synced before the next begins.
+    /// Too many segments wait to be synced for another to begin.
     SyncFirst,
 }
 
@@ -75,6 +75,11 @@ impl Spool {
         let unsynced = self.unsynced.front().copied().or(self.active);
         let sync = self.sync_at.and(unsynced).map(|segment| Errand::Sync { segment });
         if self.sync_at.is_some_and(|at| now >= at) && sync.is_some() {
+            return sync;
+        }
+        // Once there are too many, all of them: their names are then synced once, not each alone.
+        self.must_sync &= !self.unsynced.is_empty();
+        if self.must_sync && sync.is_some() {
             return sync;
         }
         match self.fill(needs, rng) {
@@ -147,7 +152,7 @@ impl Spool {
         if self.moved_all {
             self.retire();
         }
-        if std::mem::take(&mut self.must_sync) { Filled::SyncFirst } else { Filled::Nothing }
+        if self.must_sync { Filled::SyncFirst } else { Filled::Nothing }
     }
 
     fn fill_moved(&mut self, rng: &mut fastrand::Rng) -> Result<(), Filled> {
