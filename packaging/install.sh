@@ -48,7 +48,7 @@ if [ "$undo" ]; then
     if [ -e "$list" ]; then
         while read -r path; do rm -f "$root$path"; done <"$list"
         rm -f "$list"
-        rmdir "${list%/*}" "$root/usr/share/doc/fieldpost-agent" 2>/dev/null || true
+        rmdir "${list%/*}" "$root/usr/share/doc/fieldpost-agent/examples" "$root/usr/share/doc/fieldpost-agent" 2>/dev/null || true
     fi
     if cmp -s "$here/agent.toml" "$root/etc/fieldpost/agent.toml" || [ "$purge" ]; then
         rm -f "$root/etc/fieldpost/agent.toml"
@@ -73,8 +73,9 @@ put 644 sysusers.conf /usr/lib/sysusers.d/fieldpost-agent.conf
 put 644 tmpfiles.conf /usr/lib/tmpfiles.d/fieldpost-agent.conf
 put 644 fieldpost-agent-key.service $units/fieldpost-agent-key.service
 put 644 fieldpost-agent.service $units/fieldpost-agent.service
-put 644 agent.example.toml /usr/share/doc/fieldpost-agent/agent.example.toml
-put 644 devices.conf.example /usr/share/doc/fieldpost-agent/devices.conf.example
+put 644 agent.example.toml /usr/share/doc/fieldpost-agent/examples/agent.toml
+put 644 devices.conf.example /usr/share/doc/fieldpost-agent/examples/devices.conf
+put 644 credential.conf.example /usr/share/doc/fieldpost-agent/examples/credential.conf
 put 644 LICENSES /usr/share/doc/fieldpost-agent/LICENSES
 enable fieldpost-agent-key.service
 enable fieldpost-agent.service

@@ -72,6 +72,8 @@ pub struct Program {
     pub env: Vec<(String, String)>,
     /// Its working directory; `/` if none.
     pub cwd: Option<PathBuf>,
+    /// Most memory that each of its processes may have for data, in bytes.
+    pub memory: Option<u64>,
 }
 
 /// What the hub does with a run that an agent's restart cut short.
@@ -404,7 +406,7 @@ pub(crate) mod tests {
     /// `/bin/<name>` as a job.
     pub(crate) fn program(name: &str) -> Job {
         let argv = vec![Template::parse(&format!("/bin/{name}"), &[]).unwrap()];
-        job(name, Kind::Command(Program { argv, env: Vec::new(), cwd: None }))
+        job(name, Kind::Command(Program { argv, env: Vec::new(), cwd: None, memory: None }))
     }
 
     fn spec(name: &str, pattern: &str, default: Option<&str>) -> ArgSpec {

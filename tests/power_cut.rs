@@ -150,6 +150,7 @@ fn settings(durability: Durability) -> Settings {
         argv: vec![Template::parse("/bin/pretend", &[]).unwrap()],
         env: Vec::new(),
         cwd: None,
+        memory: None,
     };
     Settings {
         node: "gw".parse().unwrap(),

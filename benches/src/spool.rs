@@ -188,7 +188,7 @@ fn now(boot: Duration) -> Now {
 
 fn settings() -> Outcome<Settings> {
     let argv = vec![Template::parse("/bin/pretend", &[]).map_err(|error| error.to_string())?];
-    let program = Program { argv, env: Vec::new(), cwd: None };
+    let program = Program { argv, env: Vec::new(), cwd: None, memory: None };
     let job = |name: &str, kind| -> Outcome<Job> {
         Ok(Job {
             name: name.parse().map_err(|_| "a name")?,

@@ -29,7 +29,7 @@ pub fn read(path: &Path, hint: &str) -> Result<KeyPair, Problem> {
     })?;
     let unreadable = |error| problem(format!("the key file can't be read: {error}"), None);
     let mode = file.metadata().map_err(unreadable)?.mode();
-    if mode & 0o077 != 0 {
+    if is_open(path, mode) {
         return Err(problem(
             format!("others can read this secret key (mode {:03o})", mode & 0o777),
             Some(format!("chmod 600 {}", path.display())),
@@ -40,6 +40,13 @@ pub fn read(path: &Path, hint: &str) -> Result<KeyPair, Problem> {
         problem(format!("not a secret key: {bad}"), Some("expected 40 characters of Z85".into()))
     })?;
     Ok(secret.into())
+}
+
+/// Whether others can read it. systemd's credentials are guarded by their directory, and their group's
+/// bits may be the mask of an access list.
+fn is_open(path: &Path, mode: u32) -> bool {
+    let others = if path.starts_with("/run/credentials") { 0o037 } else { 0o077 };
+    mode & others != 0
 }
 
 /// Makes a key pair and writes the secret one to a new file: never over another, never half.
@@ -186,5 +193,12 @@ mod tests {
             format!("chmod 600 {}", path.display())
         );
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_credential_of_systemd_may_have_an_access_list() {
+        let credential = Path::new("/run/credentials/fieldpost-agent.service/agent.key");
+        assert!(!is_open(credential, 0o440) && is_open(credential, 0o444));
+        assert!(is_open(Path::new("/var/lib/fieldpost/agent.key"), 0o440));
     }
 }

@@ -12,6 +12,8 @@ use crate::limits;
 
 const COMMAND: &str = "an array of texts: the program's absolute path, then its arguments";
 const PATTERN: &str = "a regular expression";
+/// With less no program starts.
+const LEAST_MEMORY: u64 = 1 << 20;
 
 #[derive(Clone, Copy)]
 enum Builtin {
@@ -129,7 +131,18 @@ fn program(
         None => Vec::new(),
     };
     let cwd: Option<PathBuf> = section.take("cwd").map(absolute).transpose()?;
-    Ok(Program { argv, env, cwd })
+    let memory = match section.take("memory") {
+        Some(entry) => {
+            let wrong = entry.wrong("a size of at least \"1 MiB\"");
+            let Size(size) = entry.parse(SIZE)?;
+            if size < LEAST_MEMORY {
+                return Err(wrong);
+            }
+            Some(size)
+        }
+        None => None,
+    };
+    Ok(Program { argv, env, cwd, memory })
 }
 
 fn environment(entry: Entry<'_, '_>) -> Result<Vec<(String, String)>, Problem> {

@@ -64,6 +64,7 @@ fn a_job_becomes_what_it_says() {
     let config = parse(&with(
         "[[job]]\nname = \"a\"\ncommand = [\"/bin/x\", \"--bus\", \"{bus}\"]\nenv = { A = \"1\" }\n\
          args.bus = { pattern = \"[0-3]\", default = \"0\" }\ntimeout = \"20s\"\noverlap = \"skip\"\n\
+         memory = \"32 MiB\"\n\
          [[job]]\nname = \"b\"\nbuiltin = \"file\"\npath = \"/x\"\n",
     ))
     .unwrap();
@@ -73,6 +74,7 @@ fn a_job_becomes_what_it_says() {
     assert_eq!(program.argv[2].fill(&args), "3");
     assert_eq!(program.env, [("A".to_owned(), "1".to_owned())]);
     assert_eq!(a.timeout, Duration::from_secs(20));
+    assert_eq!(program.memory, Some(32 << 20));
     assert!(matches!(&b.kind, Kind::File { path } if path == Path::new("/x")));
 }
 
@@ -117,6 +119,8 @@ fn what_can_not_work_is_refused() {
             job("command = [\"/x\"]\nargs.a = { pattern = \"[0-3]\", default = \"4\" }"),
             "does not match",
         ),
+        (job("command = [\"/x\"]\nmemory = \"4 KiB\""), "a size of at least \"1 MiB\""),
+        (job("builtin = \"ping\"\nmemory = \"4 MiB\""), "unknown key \"memory\""),
         (job("builtin = \"file\""), "path is missing"),
         (job("builtin = \"file\"\npath = \"x\""), "an absolute path"),
         (job("builtin = \"ping\"\ntimeout = \"0s\""), "a duration from \"1s\""),

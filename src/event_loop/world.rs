@@ -429,10 +429,11 @@ pub(crate) fn program_of(launch: &Launch<'_>) -> io::Result<Program> {
     for (name, value) in launch.environment() {
         program.variable(&name, &value)?;
     }
-    if let Kind::Command(command) = &launch.job.kind
-        && let Some(cwd) = command.cwd.as_deref().and_then(Path::to_str)
-    {
-        program.directory(cwd)?;
+    if let Kind::Command(command) = &launch.job.kind {
+        if let Some(cwd) = command.cwd.as_deref().and_then(Path::to_str) {
+            program.directory(cwd)?;
+        }
+        program.memory(command.memory);
     }
     Ok(program)
 }

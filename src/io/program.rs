@@ -30,6 +30,7 @@ pub struct Program {
     argv: Vec<CString>,
     env: Vec<CString>,
     cwd: CString,
+    memory: Option<libc::rlim_t>,
 }
 
 /// A program that was started.
@@ -86,7 +87,7 @@ impl Program {
         if argv.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Ok(Self { argv, env: Vec::new(), cwd: c"/".to_owned() })
+        Ok(Self { argv, env: Vec::new(), cwd: c"/".to_owned(), memory: None })
     }
 
     /// Sets a variable.
@@ -114,6 +115,12 @@ impl Program {
     pub fn directory(&mut self, path: &str) -> io::Result<()> {
         self.cwd = c_string(path)?;
         Ok(())
+    }
+
+    /// Bounds the memory for data of each of its processes, in bytes (`RLIMIT_DATA`).
+    pub fn memory(&mut self, most: Option<u64>) {
+        // More than the platform can count bounds nothing.
+        self.memory = most.and_then(|most| libc::rlim_t::try_from(most).ok());
     }
 }
 
@@ -150,6 +157,7 @@ impl Spawner {
             argv: argv.as_ptr(),
             env: env.as_ptr(),
             cwd: program.cwd.as_ptr(),
+            memory: program.memory.unwrap_or(libc::RLIM_INFINITY),
             fds: [self.null.as_raw_fd(), stdout_there.as_raw_fd(), stderr_there.as_raw_fd()],
             failed: Stage::Cloned,
             errno: 0,
@@ -194,6 +202,7 @@ struct Birth {
     argv: *const *const c_char,
     env: *const *const c_char,
     cwd: *const c_char,
+    memory: libc::rlim_t,
     fds: [RawFd; 3],
     failed: Stage,
     errno: c_int,
@@ -209,7 +218,7 @@ enum Stage {
 /// Runs in the child, in our memory: system calls only, no allocation, no lock, no return.
 extern "C" fn be_born(birth: *mut c_void) -> c_int {
     // SAFETY: the parent gave a `Birth` that lives until we exec or exit. Only functions that
-    // signal-safety(7) lists, and close_range(2), are called.
+    // signal-safety(7) lists, close_range(2) and setrlimit(2) are called.
     unsafe {
         let birth = birth.cast::<Birth>();
         let fail = |stage: Stage| -> c_int {
@@ -228,6 +237,18 @@ extern "C" fn be_born(birth: *mut c_void) -> c_int {
         // Everything of ours is close-on-exec; this holds for what others opened. Kernels
         // before 5.11 don't know it, and do without.
         libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        // When memory is short it is a job that goes, and never the agent for it.
+        let first =
+            libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if first >= 0 {
+            libc::write(first, c"1000".as_ptr().cast(), 4);
+        }
+        if (*birth).memory != libc::RLIM_INFINITY {
+            let most = libc::rlimit { rlim_cur: (*birth).memory, rlim_max: (*birth).memory };
+            if libc::setrlimit(libc::RLIMIT_DATA, &raw const most) < 0 {
+                return fail(Stage::Cloned);
+            }
+        }
         if libc::chdir((*birth).cwd) < 0 {
             return fail(Stage::Directory);
         }
@@ -382,6 +403,21 @@ mod tests {
         assert_eq!(mask(lines[5]), 0, "{text}");
         assert_eq!(ended.exit, Exit::Code(0));
         assert!(ended.peak_rss_kib > 0);
+    }
+
+    #[test]
+    fn a_program_is_the_first_to_go_and_bounded_in_memory_while_we_are_not() {
+        let script = "cat /proc/self/oom_score_adj; ulimit -d; x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo whole";
+        let mut program = Program::new(["/bin/sh", "-c", script]).unwrap();
+        let (text, _) = run(&program);
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["1000", "unlimited", "whole"]);
+        program.memory(Some(8 << 20));
+        let (text, ended) = run(&program);
+        assert_eq!(text.lines().collect::<Vec<_>>(), ["1000", "8192"], "{ended:?}");
+        assert_ne!(ended.exit, Exit::Code(0));
+        let ours = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let data = ours.lines().find(|line| line.starts_with("Max data size")).unwrap();
+        assert!(data.contains("unlimited"), "{data}");
     }
 
     #[test]

@@ -203,6 +203,7 @@ fn job(sketch: &Sketch) -> Job {
         argv: vec![Template::parse("/bin/pretend", &[]).expect("a template")],
         env: Vec::new(),
         cwd: None,
+        memory: None,
     };
     Job {
         name: sketch.name.parse().expect("a name"),
