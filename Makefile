@@ -13,7 +13,7 @@ AIRFLOW ?= 1
 export AIRFLOW
 # Histories that the simulated world plays in `make test`, in a minute or two; `make world SEEDS=1000000` by hand.
 SEEDS ?= 10000
-MAN ?= target/man
+export MAN ?= $(or $(CARGO_TARGET_DIR),target)/man
 DENY := $(or $(shell PATH="$(PATH)" command -v cargo-deny),target/tools/bin/cargo-deny)
 
 .PHONY: help
@@ -24,8 +24,10 @@ help: ## show this
 ready: ## see that this machine has what the build needs; as root on Debian, install it
 	@scripts/ready
 
-.PHONY: ready-cross
+.PHONY: ready-cross ready-emulate
 ready-cross:
+	@scripts/ready cross
+ready-emulate:
 	@scripts/ready cross emulate
 
 CARGO_FUZZ := $(or $(shell PATH="$(PATH)" command -v cargo-fuzz),target/tools/bin/cargo-fuzz)
@@ -54,7 +56,7 @@ arm: ready-cross ## the agent for aarch64, armv7 and armv6: static, in target/cr
 	cross/build
 
 .PHONY: arm-test
-arm-test: arm ## the ARM programs through qemu-user, against the native hub
+arm-test: ready-emulate arm ## the ARM programs through qemu-user, against the native hub
 	scripts/arm-test
 
 .PHONY: deb

@@ -6,6 +6,7 @@
 #   ./install.sh --undo [--root DIR] take away what was installed; configuration, key and spool stay
 #   ./install.sh --undo --purge      these too
 set -eu
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 root= undo= purge=
@@ -23,8 +24,8 @@ root=${root%/}
 [ -w "$root/" ] || { echo "install.sh: $root/ can't be written: not root, or mounted read-only" >&2; exit 77; }
 
 list=$root/usr/share/fieldpost-agent/installed
-units=/etc/systemd/system
-wants=$units/multi-user.target.wants
+units=/usr/lib/systemd/system
+wants=/etc/systemd/system/multi-user.target.wants
 live=
 [ -z "$root" ] && [ -d /run/systemd/system ] && live=yes
 
@@ -37,32 +38,62 @@ put() { # MODE FILE PATH
     echo "$3" >>"$list.new"
 }
 
+# Once: what an administrator disables after that stays disabled.
 enable() { # UNIT
-    mkdir -p "$root$wants"
-    ln -sfn "$units/$1" "$root$wants/$1"
+    [ -e "$list" ] || { mkdir -p "$root$wants" && ln -sfn "$units/$1" "$root$wants/$1"; }
     echo "$wants/$1" >>"$list.new"
 }
 
+# The files of a list, but for those that another one has. No path leads out of the image.
+take_away() { # LIST [KEPT]
+    while read -r path; do
+        case $path in */../* | */..) continue ;; esac
+        [ -n "${2:-}" ] && grep -Fqx "$path" "$2" && continue
+        rm -f "$root$path"
+    done <"$1"
+}
+
+# Whether two programs are for the same machine: class, byte order and machine of their ELF headers.
+is_like() { # FILE FILE
+    [ "$(od -An -tx1 -j4 -N2 "$1")$(od -An -tx1 -j18 -N2 "$1")" = "$(od -An -tx1 -j4 -N2 "$2")$(od -An -tx1 -j18 -N2 "$2")" ]
+}
+
+if [ -e "$root/var/lib/dpkg/info/fieldpost-agent.list" ]; then
+    echo "install.sh: the Debian package fieldpost-agent is installed: dpkg upgrades and removes it" >&2
+    exit 69
+fi
+
 if [ "$undo" ]; then
     [ -z "$live" ] || systemctl stop fieldpost-agent 2>/dev/null || true
-    if [ -e "$list" ]; then
-        while read -r path; do rm -f "$root$path"; done <"$list"
-        rm -f "$list"
+    if [ -e "$list" ] || [ -e "$list.new" ]; then
+        # The second is there alone if an installation was cut short.
+        for each in "$list" "$list.new"; do
+            [ ! -e "$each" ] || take_away "$each"
+        done
+        rm -f "$list" "$list.new"
         rmdir "${list%/*}" "$root/usr/share/doc/fieldpost-agent/examples" "$root/usr/share/doc/fieldpost-agent" 2>/dev/null || true
     fi
     if cmp -s "$here/agent.toml" "$root/etc/fieldpost/agent.toml" || [ "$purge" ]; then
         rm -f "$root/etc/fieldpost/agent.toml"
     fi
-    [ -z "$purge" ] || rm -rf "$root/var/lib/fieldpost" "$root/run/fieldpost-agent"
+    if [ "$purge" ]; then
+        # A partition may be mounted there: what is in it goes, and the directory where it can.
+        for directory in "$root/var/lib/fieldpost" "$root/run/fieldpost-agent"; do
+            [ -d "$directory" ] || continue
+            find "$directory" -mindepth 1 -delete
+            rmdir "$directory" 2>/dev/null || true
+        done
+    fi
     rmdir "$root/etc/fieldpost" 2>/dev/null || true
     [ -z "$live" ] || systemctl daemon-reload
     echo "the agent is gone"
     exit 0
 fi
 
-# Of the right architecture? In an image that may well not run here.
-if [ -z "$root" ] && ! "$here/fieldpost-agent" --version >/dev/null 2>&1; then
-    echo "install.sh: fieldpost-agent does not run here ($(uname -m)): another archive is needed" >&2
+# The architecture is that of the system's own programs, not the kernel's: a 64-bit kernel may run a 32-bit
+# system, whose systemd would kill a 64-bit service.
+if [ -e "$root/bin/sh" ] && ! is_like "$here/fieldpost-agent" "$root/bin/sh"; then
+    echo "install.sh: fieldpost-agent is for another architecture than ${root:-this system}: another archive is needed" >&2
     exit 69
 fi
 
@@ -79,6 +110,8 @@ put 644 credential.conf.example /usr/share/doc/fieldpost-agent/examples/credenti
 put 644 LICENSES /usr/share/doc/fieldpost-agent/LICENSES
 enable fieldpost-agent-key.service
 enable fieldpost-agent.service
+# What an earlier version had and this one has not.
+[ ! -e "$list" ] || take_away "$list" "$list.new"
 mv -f "$list.new" "$list"
 if [ ! -e "$root/etc/fieldpost/agent.toml" ]; then
     mkdir -p "$root/etc/fieldpost"
@@ -86,8 +119,13 @@ if [ ! -e "$root/etc/fieldpost/agent.toml" ]; then
     chmod 644 "$root/etc/fieldpost/agent.toml"
 fi
 
-# In an image its own first boot makes the user and the key; here we do.
-if [ -z "$root" ]; then
+# An image's own first boot makes the key. Whether it makes the user as well depends on what was booted before.
+if [ "$root" ] && command -v systemd-sysusers >/dev/null; then
+    systemd-sysusers --root="$root" fieldpost-agent.conf
+elif [ "$root" ]; then
+    touch "$root/usr"
+    echo "install.sh: no systemd-sysusers here: the image makes the user fieldpost-agent at its next boot, if it can write /etc" >&2
+else
     if command -v systemd-sysusers >/dev/null; then
         systemd-sysusers fieldpost-agent.conf
     elif ! grep -q '^fieldpost-agent:' /etc/passwd; then
@@ -96,7 +134,7 @@ if [ -z "$root" ]; then
 fi
 if [ "$live" ]; then
     systemctl daemon-reload
-    if grep -q 'hub\.example' /etc/fieldpost/agent.toml; then
+    if grep -Eq '^[[:space:]]*triggers[[:space:]]*=.*//hub\.example:' /etc/fieldpost/agent.toml; then
         echo "installed; fill in /etc/fieldpost/agent.toml, then: systemctl restart fieldpost-agent"
         exit 0
     fi

@@ -16,7 +16,7 @@ mod job;
 mod key;
 mod spool;
 
-pub use key::read as device_key;
+pub use key::{Over, read as device_key};
 
 /// A program's command line, for people who ask it and for what is generated from it.
 #[derive(Debug)]
@@ -76,6 +76,12 @@ const VERSION: Opt =
     Opt { long: "version", short: Some('V'), value: None, about: "Say which version this is" };
 const FORCE: Opt =
     Opt { long: "force", short: None, value: None, about: "Replace the key that is there" };
+const IF_MISSING: Opt = Opt {
+    long: "if-missing",
+    short: None,
+    value: None,
+    about: "Leave a key that is there, or that systemd hands over, as it is",
+};
 const JSON: Opt =
     Opt { long: "json", short: None, value: None, about: "One JSON object, for programs" };
 
@@ -100,7 +106,7 @@ pub const AGENT_CLI: Cli = Cli {
             name: "key new",
             arguments: "",
             about: "Make this device's key, and say how the hub comes to accept it",
-            options: &[CONFIG, FORCE],
+            options: &[CONFIG, FORCE, IF_MISSING],
         },
         Command {
             name: "key show",
@@ -146,9 +152,10 @@ pub const AGENT_CLI: Cli = Cli {
         (0, "done"),
         (1, "the job was run and failed, or the spool is damaged"),
         (64, "the command line makes no sense"),
+        (69, "another agent uses its directories"),
         (70, "a bug, or a machine in trouble"),
         (75, "the job took longer than it may"),
-        (78, "the configuration is wrong, or another agent uses its directories"),
+        (78, "the configuration is wrong"),
     ],
     files: &[
         ("/etc/fieldpost/agent.toml", "the configuration"),
@@ -179,6 +186,8 @@ pub enum Exit {
     Failed,
     /// The command line makes no sense.
     Usage,
+    /// Another agent uses its directories; later they may be free.
+    Unavailable,
     /// A bug, or a machine in trouble.
     Internal,
     /// The job took longer than it may.
@@ -193,6 +202,7 @@ impl From<Exit> for ExitCode {
             Exit::Ok => 0,
             Exit::Failed => 1,
             Exit::Usage => 64,
+            Exit::Unavailable => 69,
             Exit::Internal => 70,
             Exit::TimedOut => 75,
             Exit::Configuration => 78,
@@ -240,8 +250,8 @@ pub enum Asked {
     KeyNew {
         /// The configuration.
         config: PathBuf,
-        /// Whether a key that is there is replaced.
-        force: bool,
+        /// What becomes of a key that is there.
+        over: Over,
     },
     /// `key show`.
     KeyShow(PathBuf),
@@ -291,7 +301,7 @@ impl Asked {
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Failure> {
         let mut parser = lexopt::Parser::from_args(arguments);
         let mut config = PathBuf::from(config::FILE);
-        let (mut force, mut json) = (false, false);
+        let (mut force, mut if_missing, mut json) = (false, false, false);
         let mut words = Vec::new();
         while let Some(argument) = parser.next().map_err(Failure::usage)? {
             match argument {
@@ -301,6 +311,7 @@ impl Asked {
                     config = parser.value().map_err(Failure::usage)?.into();
                 }
                 Arg::Long("force") => force = true,
+                Arg::Long("if-missing") => if_missing = true,
                 Arg::Long("json") => json = true,
                 Arg::Value(word) => {
                     words.push(word.into_string().map_err(|word| {
@@ -311,9 +322,13 @@ impl Asked {
             }
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let only = |allowed: &[(&str, bool)]| match [("force", force), ("json", json)]
-            .into_iter()
-            .find(|o| o.1 && !allowed.contains(o))
+        let only = |allowed: &[(&str, bool)]| match [
+            ("force", force),
+            ("if-missing", if_missing),
+            ("json", json),
+        ]
+        .into_iter()
+        .find(|o| o.1 && !allowed.contains(o))
         {
             Some((option, _)) => {
                 Err(Failure::usage(format!("--{option} does not go with this command")))
@@ -323,7 +338,17 @@ impl Asked {
         match words.as_slice() {
             [] | ["run"] => only(&[]).map(|()| Self::Run(config)),
             ["check"] => only(&[]).map(|()| Self::Check(config)),
-            ["key", "new"] => only(&[("force", true)]).map(|()| Self::KeyNew { config, force }),
+            ["key", "new"] => only(&[("force", true), ("if-missing", true)]).and_then(|()| {
+                let over = match (force, if_missing) {
+                    (true, true) => {
+                        return Err(Failure::usage("--force or --if-missing, not both"));
+                    }
+                    (true, false) => Over::Replace,
+                    (false, true) => Over::Keep,
+                    (false, false) => Over::Refuse,
+                };
+                Ok(Self::KeyNew { config, over })
+            }),
             ["key", "show"] => only(&[]).map(|()| Self::KeyShow(config)),
             ["key", ..] => Err(Failure::usage("expected `key new` or `key show`")),
             ["spool", "check"] => {
@@ -359,7 +384,7 @@ impl Asked {
         match self {
             Self::Run(config) => run(config),
             Self::Check(config) => check(&config),
-            Self::KeyNew { config, force } => key::new(&config, force),
+            Self::KeyNew { config, over } => key::new(&config, over),
             Self::KeyShow(config) => key::show(&config),
             Self::Job { config, name, args, json } => job::run(&config, &name, &args, json),
             Self::SpoolCheck { config, json } => spool::check(&config, json),
@@ -492,7 +517,11 @@ mod tests {
         assert_eq!(asked("run -c x.toml").unwrap(), Asked::Run(file()));
         assert_eq!(
             asked("key new --config=x.toml").unwrap(),
-            Asked::KeyNew { config: file(), force: false }
+            Asked::KeyNew { config: file(), over: Over::Refuse }
+        );
+        assert_eq!(
+            asked("key new --if-missing -c x.toml").unwrap(),
+            Asked::KeyNew { config: file(), over: Over::Keep }
         );
         let job = asked("job a k=v=w --json -c x.toml").unwrap();
         let args = vec![("k".into(), "v=w".into())];
@@ -509,6 +538,7 @@ mod tests {
             ("job", "a job's name"),
             ("job a b", "expected KEY=VALUE"),
             ("check --force", "--force does not go with"),
+            ("key new --force --if-missing", "not both"),
         ] {
             assert!(asked(line).unwrap_err().contains(expected), "{line}");
         }

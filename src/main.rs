@@ -1,5 +1,6 @@
 //! `fieldpost-agent`: reads the command line, and turns errors into exit codes.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,9 +35,14 @@ fn run(file: PathBuf) -> Result<(), Failure> {
 
 fn start_failure(failure: &event_loop::Failure) -> Failure {
     let exit = match failure {
-        event_loop::Failure::Storage(
-            storage::Failure::Taken { .. } | storage::Failure::Directory(..),
-        ) => Exit::Configuration,
+        // Not for ever: an agent that was killed may hold them until its last fsync returns.
+        event_loop::Failure::Storage(storage::Failure::Taken { .. }) => Exit::Unavailable,
+        event_loop::Failure::Storage(storage::Failure::Directory(_, error)) => match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                Exit::Configuration
+            }
+            _ => Exit::Internal,
+        },
         event_loop::Failure::Sockets(_) | event_loop::Failure::System(..) => Exit::Internal,
     };
     Failure::new(exit, failure)

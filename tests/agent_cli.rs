@@ -77,6 +77,8 @@ fn a_key_is_made_once_and_fits_the_configuration() {
     assert!(line.starts_with("fieldpost nodes accept '") && line.ends_with("' --node gw-1\n"));
     assert_eq!(text(&place.agent("key show").stdout), line);
     assert_eq!(place.agent("key new").status.code(), Some(1));
+    assert!(place.agent("key new --if-missing").status.success(), "as a unit asks at each boot");
+    assert_eq!(text(&place.agent("key show").stdout), line);
     assert!(place.agent("check").status.success());
     assert_ne!(text(&place.agent("key new --force").stdout), line);
 }

@@ -42,10 +42,16 @@ pub fn read(path: &Path, hint: &str) -> Result<KeyPair, Problem> {
     Ok(secret.into())
 }
 
-/// Whether others can read it. systemd's credentials are guarded by their directory, and their group's
-/// bits may be the mask of an access list.
+/// Whether systemd hands this key over when it starts a unit (`LoadCredential`).
+#[must_use]
+pub fn is_credential(path: &Path) -> bool {
+    path.starts_with("/run/credentials")
+}
+
+/// Whether others can read it. A credential is guarded by its directory, and its group's bits may be the
+/// mask of an access list.
 fn is_open(path: &Path, mode: u32) -> bool {
-    let others = if path.starts_with("/run/credentials") { 0o037 } else { 0o077 };
+    let others = if is_credential(path) { 0o037 } else { 0o077 };
     mode & others != 0
 }
 
@@ -113,6 +119,12 @@ fn write(
     };
     let mut draft = PathBuf::from(path);
     draft.as_mut_os_string().push(format!(".{}.new", std::process::id()));
+    // One that is there was left by a power cut: the process id is ours now.
+    if let Err(error) = fs::remove_file(&draft)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let written = belong_to_the_owner_of(parent, &file)
         .and_then(|()| file.write_all(format!("{}\n", secret.reveal()).as_bytes()))
@@ -192,6 +204,16 @@ mod tests {
             read(&path, "").unwrap_err().hint.unwrap(),
             format!("chmod 600 {}", path.display())
         );
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_draft_that_a_power_cut_left_is_in_nobodys_way() {
+        let dir = place("draft");
+        let path = dir.join("k");
+        fs::write(dir.join(format!("k.{}.new", std::process::id())), "half").unwrap();
+        create(&path).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
         fs::remove_dir_all(dir).unwrap();
     }
 

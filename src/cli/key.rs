@@ -17,12 +17,30 @@ pub fn read(config: &Config) -> Result<KeyPair, Failure> {
     key_file::read(&config.key_file, hint).map_err(Failure::from)
 }
 
-pub(super) fn new(file: &Path, force: bool) -> Result<(), Failure> {
+/// What becomes of a key that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// It stays, and that is an error.
+    Refuse,
+    /// It stays, and all is well.
+    Keep,
+    /// A new one takes its place.
+    Replace,
+}
+
+pub(super) fn new(file: &Path, over: Over) -> Result<(), Failure> {
     let config = Config::load(file)?;
     let path = &config.key_file;
-    let made = if force { key_file::replace(path) } else { key_file::create(path) };
+    if over == Over::Keep && (path.exists() || key_file::is_credential(path)) {
+        eprintln!("the secret key is in {}", path.display());
+        return Ok(());
+    }
+    let made = match over {
+        Over::Replace => key_file::replace(path),
+        Over::Keep | Over::Refuse => key_file::create(path),
+    };
     let keys = made.map_err(|mut problem| {
-        if !force && path.exists() {
+        if over != Over::Replace && path.exists() {
             problem.hint = Some(
                 "`key show` shows its public half; --force replaces it, and the hub then has to \
                  accept the new one"

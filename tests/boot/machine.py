@@ -25,7 +25,7 @@ class Machine:
                 "-display", "none", "-monitor", "none", "-no-reboot",
                 "-kernel", str(base / "vmlinuz"), "-initrd", str(initrd),
                 "-append", "console=ttyAMA0 rdinit=/sbin/init panic=-1 quiet systemd.show_status=0"
-                " systemd.default_timeout_start_sec=900",
+                " systemd.default_timeout_start_sec=900 loglevel=1",
                 "-serial", f"unix:{self.console},server=on,wait=off",
                 # What the guest flushed is with the host; what it did not is gone with qemu.
                 "-drive", f"file={disk},if=virtio,format=raw,cache=writeback",
