@@ -6,6 +6,8 @@
 #   FIELDPOST_BIN=DIR   takes fieldpost and fieldpost-agent from there (else: target/debug, built)
 #   VENV=DIR            the virtual environment (else: target/airflow-venv)
 #   E2E=0               without a real scheduler, API server and triggerer
+#   E2E_DATABASE=URL    those over this empty database (else: SQLite, made for it); its driver is
+#                       not among the constraints
 set -euo pipefail
 cd "$(dirname "$0")"
 started=$SECONDS
