@@ -45,6 +45,8 @@ away = one("away", job="read-meter", node="gw-2", ttl=120, deferrable=True, **ag
 again = one("again", job="fail-once", node="gw-1", deferrable=True, **again_once)
 late = one("late", job="hang", node="gw-1", deferrable=True,
            execution_timeout=timedelta(seconds=2))
+late_worker = one("late_worker", job="hang", node="gw-2", deferrable=False,
+                  execution_timeout=timedelta(seconds=5))
 
 with DAG(dag_id="sensors", schedule=None, start_date=datetime(2026, 1, 1),
          default_args=again_once) as sensors:
@@ -106,7 +108,7 @@ RUN_URL = "https://fieldpost.example/runs/{run_id}"
 class Live:
     """Airflow over a site."""
 
-    def __init__(self, home: Path, site: Site, dags: str = DAGS, count: int = 17) -> None:
+    def __init__(self, home: Path, site: Site, dags: str = DAGS, count: int = 18) -> None:
         """``dags`` holds ``count`` DAGs."""
         self.home = home
         self.site = site

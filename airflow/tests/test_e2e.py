@@ -194,11 +194,12 @@ def test_sensors(live: Live) -> None:
 
 
 def test_a_timeout_stops_it_too(live: Live) -> None:
-    run = live.run("late")
-    pid = hanging(live)
-    live.until("late", run, "failed")
-    gone(pid)
-    (live.site.home("gw-1") / "hanging").unlink()
+    for dag_id, node in (("late", "gw-1"), ("late_worker", "gw-2")):
+        run = live.run(dag_id)
+        pid = hanging(live, node)
+        live.until(dag_id, run, "failed")
+        gone(pid)
+        (live.site.home(node) / "hanging").unlink()
 
 
 def test_a_retry_and_a_clear_run_afresh(live: Live) -> None:
