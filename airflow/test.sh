@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests of the Airflow provider: formatting, lint, types, unit tests, DAGs against a real hub and
-# real agents, the wheel, and an end-to-end suite on a real Airflow. About 6 minutes on two cores,
+# real agents, the wheel, and an end-to-end suite on a real Airflow. 14 minutes on two busy cores,
 # and some more the first time, when Airflow is installed. Arguments go to pytest.
 #
 #   FIELDPOST_BIN=DIR   takes fieldpost and fieldpost-agent from there (else: target/debug, built)
