@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Tests of the Airflow provider: formatting, lint, types, unit tests, DAGs against a real hub and
-# real agents, the wheel, and an end-to-end suite on a real Airflow. About 6 minutes on two cores,
+# real agents, the wheel, and an end-to-end suite on a real Airflow. 14 minutes on two busy cores,
 # and some more the first time, when Airflow is installed. Arguments go to pytest.
 #
 #   FIELDPOST_BIN=DIR   takes fieldpost and fieldpost-agent from there (else: target/debug, built)
 #   VENV=DIR            the virtual environment (else: target/airflow-venv)
 #   E2E=0               without a real scheduler, API server and triggerer
+#   E2E_DATABASE=URL    those over this empty database (else: SQLite, made for it); its driver is
+#                       not among the constraints
 set -euo pipefail
 cd "$(dirname "$0")"
 started=$SECONDS

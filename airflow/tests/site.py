@@ -32,6 +32,9 @@ args.bus = {{ pattern = "[0-9]", default = "0" }}
 overlap = "queue"
 concurrency = 4
 [[job]]
+name = "beat"
+command = ["/bin/sh", "-c", "echo 1"]
+[[job]]
 name = "lines"
 command = ["/bin/sh", "-c", "echo one; echo two"]
 [[job]]
