@@ -455,6 +455,11 @@ impl Spool {
         }
     }
 
+    /// The hub acks something: its store works.
+    pub(crate) fn hub_acks(&mut self, now: Duration) {
+        self.window.hub_acks(now);
+    }
+
     /// The hub's acks, for what was read back. `settled` is told of each report.
     pub(crate) fn acked(
         &mut self,

@@ -277,8 +277,27 @@ impl Hub {
         let epoch = restored.identity.epoch;
         let mut clients = clients::Clients::default();
         clients.replace(settings.clients.clone());
-        let consumers =
-            restored.consumers.into_iter().map(|record| (record.name.clone(), record)).collect();
+        let newest = restored.consumers.iter().map(|consumer| consumer.seen).max();
+        let newest = newest.map_or(restored.newest, |seen| seen.max(restored.newest));
+        let mut upkeep = upkeep::Upkeep::new(now.moment);
+        // While no hub was there nobody could read: that time counts for no consumer's absence.
+        let away = if newest.0 == 0 { 0 } else { now.wall.ms_since(newest) };
+        if away > upkeep::LEAP_MS {
+            log::warn!(
+                "the newest that the store knows is {} days old: was the hub off for so long, or is this \
+                 clock ahead? Nothing is removed for its age within the next hour",
+                away / upkeep::LEAP_MS
+            );
+            upkeep.doubt_the_clock(now.moment);
+        }
+        let consumers = restored
+            .consumers
+            .into_iter()
+            .map(|mut record| {
+                record.seen = record.seen.plus_ms(away);
+                (record.name.clone(), record)
+            })
+            .collect();
         let mut hub = Self {
             identity: restored.identity,
             started: now.moment,
@@ -298,7 +317,7 @@ impl Hub {
             extent: restored.extent,
             counters: status::Counters::default(),
             doors: door::Doors::new(now.moment),
-            upkeep: upkeep::Upkeep::new(now.moment),
+            upkeep,
             closed: Vec::new(),
             fresh_results: false,
             stopping: false,

@@ -290,6 +290,8 @@ pub struct Restored {
     pub awaiting: Vec<AwaitingRecord>,
     /// All consumers.
     pub consumers: Vec<ConsumerRecord>,
+    /// When the newest result was stored; 0: there is none.
+    pub newest: UnixMillis,
     /// Offsets and size.
     pub extent: Extent,
 }

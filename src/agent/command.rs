@@ -313,7 +313,9 @@ impl Agent {
 
     /// Acks of what was read back from the spool.
     fn ack_spooled(&mut self, ack: &Ack<'_>) {
+        let now = self.now.boot;
         let Self { spool: Some(spool), known, journal, delivered, .. } = self else { return };
+        spool.hub_acks(now);
         for range in ack.ranges.iter() {
             spool.acked(ack.outbox, range, |acked| {
                 let (run, attempt) = (acked.run, acked.attempt);

@@ -140,6 +140,7 @@ impl Spool {
         self.draft.clear();
         self.batch.clear();
         self.at = 0;
+        self.reached = self.spooled;
         self.moved_all = false;
         self.fill_moved(rng)
             .and_then(|()| self.fill_marks(rng))
@@ -334,16 +335,19 @@ impl Spool {
             }
             (Errand::Append { segment }, _) => self.appended(now, segment, outbox),
             (Errand::Sync { segment }, Done::Failed(why)) => {
-                let others = std::mem::take(&mut self.unsynced);
-                self.active = None;
-                self.sync_at = None;
+                self.unsynced.retain(|&number| number != segment);
+                self.active = self.active.filter(|&active| active != segment);
+                // The others may still be synced, and each is tried.
                 self.fail(now, why);
-                // Whether it is on disk nobody knows; what is in memory is written again.
-                for number in others.into_iter().chain([segment]) {
-                    outbox.unspool(number, |spot, kind| {
-                        self.index.release(spot, of_outbox(kind));
-                    });
+                if self.unsynced.is_empty() {
+                    self.sync_at = None;
                 }
+                // What moved into it may not be on disk: where it came from stays until a restart.
+                self.retiring = None;
+                // Whether it is on disk nobody knows; what is in memory is written again.
+                outbox.unspool(segment, |spot, kind| {
+                    self.index.release(spot, of_outbox(kind));
+                });
             }
             (Errand::Sync { segment }, _) => {
                 self.recover();

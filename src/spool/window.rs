@@ -23,6 +23,8 @@ pub(crate) struct Window {
     again_at: Option<u64>,
     /// Some of what is on disk may belong to what another hub has.
     left_hub: bool,
+    /// When the hub acked anything last, in milliseconds of the boot clock.
+    acked_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ struct Waiting {
     kind: Kind,
     tracked: bool,
     life: Life,
+    /// Times that it was sent and the hub acked others since, but not it.
+    passed_over: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +116,7 @@ impl Window {
                 kind: entry.kind,
                 tracked: entry.tracked,
                 life: Life::Unsent { again: 0 },
+                passed_over: 0,
             });
         }
         // They are in order, unless somebody made the file by hand.
@@ -159,13 +164,17 @@ impl Window {
                 let again = again.saturating_add(1);
                 record.life = Life::Unsent { again };
                 loaded.cursor = loaded.cursor.min(at);
+                record.passed_over +=
+                    u8::from(self.acked_ms > at_ms && record.passed_over < GIVE_UP);
+                let in_vain = record.passed_over == GIVE_UP || again >= GIVE_UP_ALONE;
+                let flag = record.body().end - 1;
                 if (loaded.recovered || self.left_hub)
                     && record.kind == Kind::Finished
-                    && again == GIVE_UP
+                    && in_vain
+                    && loaded.bytes[flag] == 0
                 {
                     log::warn!("output that was on disk is lost; its run's end says so");
-                    let end = record.body().end;
-                    loaded.bytes[end - 1] = 1;
+                    loaded.bytes[flag] = 1;
                 }
             }
         }
@@ -241,11 +250,17 @@ impl Window {
             for record in &mut loaded.records {
                 if record.life != Life::Gone {
                     record.life = Life::Unsent { again: 0 };
+                    record.passed_over = 0;
                 }
             }
             loaded.cursor = 0;
         }
         self.again_at = None;
+    }
+
+    /// The hub acks something: its store works.
+    pub(crate) fn hub_acks(&mut self, now: Duration) {
+        self.acked_ms = millis(now);
     }
 
     /// Another hub is there: output may be waited for that the one before has.
@@ -278,10 +293,13 @@ pub(crate) enum Wanted {
     Dropped,
 }
 
-/// A run's end that the hub did not ack after being sent so many times again waits there for
-/// output that is lost, or that another hub has: power cuts and bad sectors tell nobody what they
-/// took.
+/// A run's end that the hub passed over so many times, while it acked others, waits there for output that
+/// is lost, or that another hub has: power cuts and bad sectors tell nobody what they took.
 const GIVE_UP: u8 = 3;
+
+/// The same where nothing else is there to be acked: some 13 minutes. A hub whose disk is full acks nothing
+/// either, and its output is not lost.
+const GIVE_UP_ALONE: u8 = 12;
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

@@ -762,6 +762,28 @@ fn results_are_read_from_a_cursor_and_waited_for() {
 }
 
 #[test]
+fn a_hub_whose_clock_is_ahead_at_its_start_removes_nothing_until_it_had_time_to_be_set() {
+    let mut world = World::with_node();
+    for seq in 1..=5 {
+        let (run, _) = world.submit();
+        world.report(A, Some(seq), &finished(run, Status::Ok, 0));
+    }
+    let commit = json!({ "op": "results.commit", "consumer": "etl", "offset": 3 });
+    assert_eq!(world.ask(commit).code(), "ok");
+    let sixty_days = 60 * 24 * 60 * 60 * 1000;
+    let mut world = World::with(settings(), world.store, world.moment + sixty_days);
+    let kept = |world: &mut World| {
+        let sent = world.ask(json!({ "op": "results", "after": 0 }));
+        sent.reply()["results"].as_array().unwrap().len()
+    };
+    world.pass(50 * 60 * 1000);
+    assert_eq!(kept(&mut world), 5);
+    // It was off for so long after all. What the consumer has not read stays.
+    world.pass(20 * 60 * 1000);
+    assert_eq!(kept(&mut world), 2);
+}
+
+#[test]
 fn a_consumer_is_moved_by_who_made_it_or_by_an_admin() {
     let mut world = World::with_node();
     reload(&mut world, client(Role::Read, None, None));

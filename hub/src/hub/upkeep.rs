@@ -20,6 +20,11 @@ const HOUSEKEEPING_MS: u64 = 5_000;
 /// A trigger that is open for longer holds nothing back, 9 days: its deadline is a day ahead at the
 /// most, a job's timeout 7 days, and a result that was announced is waited for a day.
 const OPEN_MS: u64 = 9 * 24 * 60 * 60 * 1000;
+/// A start so long after the newest that the store knows is doubted, a day: the hub was off, or its clock is
+/// ahead, and then everything would look old.
+pub const LEAP_MS: u64 = 24 * 60 * 60 * 1000;
+/// How long a clock that is doubted has to be set, an hour.
+const DOUBT_MS: u64 = 60 * 60 * 1000;
 /// A consumer that was not seen for this long holds nothing back: 7 days.
 pub const IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// Probes that wait; beyond it, in a storm of restarts, the newest are left out.
@@ -33,6 +38,8 @@ pub struct Upkeep {
     housekeeping: Moment,
     probes: VecDeque<(Moment, NodeId)>,
     sweeping: bool,
+    /// Until then nothing goes for its age.
+    ages_from: Moment,
 }
 
 impl Upkeep {
@@ -45,7 +52,13 @@ impl Upkeep {
             housekeeping: now.plus_ms(HOUSEKEEPING_MS),
             probes: VecDeque::new(),
             sweeping: false,
+            ages_from: now,
         }
+    }
+
+    /// The clock may be wrong: nothing goes for its age until it had time to be set.
+    pub fn doubt_the_clock(&mut self, now: Moment) {
+        self.ages_from = now.plus_ms(DOUBT_MS);
     }
 
     /// When something is due.
@@ -118,8 +131,12 @@ impl Hub {
         }
         self.upkeep.sweeping = true;
         let retention = self.settings.retention;
-        let age = u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX);
         let time = self.time.time();
+        let age = if self.upkeep.ages_from > self.time.moment() {
+            u64::MAX
+        } else {
+            u64::try_from(retention.age.as_millis()).unwrap_or(u64::MAX)
+        };
         let held = self
             .consumers
             .values()

@@ -436,6 +436,11 @@ impl Store for Memory {
             recent: self.triggers.keys().rev().take(super::RECENT_RUNS).copied().collect(),
             awaiting: awaiting.collect(),
             consumers: self.consumers.values().cloned().collect(),
+            newest: self
+                .results
+                .values()
+                .next_back()
+                .map_or(UnixMillis(0), |(result, _)| result.received),
             extent: self.extent(),
         })
     }

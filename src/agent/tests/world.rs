@@ -70,6 +70,10 @@ pub(super) struct Disk {
     pub(super) written: usize,
     pub(super) most: usize,
     pub(super) fails: bool,
+    /// The next so many syncs fail.
+    pub(super) bad_syncs: usize,
+    /// Those that failed once. A later sync says that all is well, as Linux does, and it is not.
+    pub(super) spoilt: std::collections::BTreeSet<u32>,
 }
 
 impl Disk {
@@ -85,6 +89,12 @@ impl Disk {
                 file.extend_from_slice(bytes);
                 self.written += bytes.len();
             }
+            Work::Sync { segment } if self.bad_syncs > 0 => {
+                self.bad_syncs -= 1;
+                self.spoilt.insert(segment);
+                return answer(Done::Failed("Input/output error"));
+            }
+            Work::Sync { segment } if self.spoilt.contains(&segment) => {}
             Work::Sync { segment } => {
                 self.synced.insert(segment, self.files[&segment].len());
             }

@@ -1,8 +1,8 @@
 //! What a starting hub reads.
 
-use fieldpost_wire::{HubId, Name, RunId};
+use fieldpost_wire::{HubId, Name, RunId, UnixMillis};
 use rusqlite::types::Type;
-use rusqlite::{Connection, Result, Row};
+use rusqlite::{Connection, OptionalExtension as _, Result, Row};
 
 use super::read::{held, maybe_time, name, source, time, trigger_row, wrong};
 use crate::store::{
@@ -38,6 +38,12 @@ pub fn restore(db: &Connection, extent: Extent) -> Result<Restored> {
             |row| row.get(0).map(RunId),
         )?,
         awaiting: awaiting(db)?,
+        newest: db
+            .query_row("SELECT received FROM results ORDER BY id DESC LIMIT 1", [], |row| {
+                time(row, 0)
+            })
+            .optional()?
+            .unwrap_or(UnixMillis(0)),
         consumers: all(
             db,
             "SELECT name, owner, offset, seen FROM consumers ORDER BY name",
