@@ -216,6 +216,49 @@ def test_output_is_what_it_was_said_to_be() -> None:
         outcome.parse(b"{", "json")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"[" * 50_000,
+        b"[" * 66 + b"]" * 66,
+        b'[{"__classname__": "a.B"}]',
+        b'{"__type": "x", "__var": 1}',
+        b"NaN",
+        b"[-Infinity]",
+        b"1e999",
+        b'"\\ud800"',
+        b'{"\\udfff": 1}',
+        b"18446744073709551616",
+        b"-9223372036854775809",
+        b"9" * 5_000,
+        b"\xff",
+    ],
+)
+def test_odd_output_of_one_node_does_not_hide_the_others(odd: bytes) -> None:
+    nodes = tuple(
+        protocol.NodeState(name, "ok", True, {"status": "ok", "bytes": 1}) for name in ("a", "b")
+    )
+    run = protocol.RunState("r", True, 2, nodes, None, {})
+
+    def read(node: protocol.NodeState) -> dict[str, object]:
+        return {"output": outcome.parse(odd if node.node == "b" else b"1", "json")}
+
+    results, unreadable = outcome.collect(run, read)
+    assert results["a"]["output"] == 1
+    assert list(unreadable) == ["b"]
+    assert "not JSON" in unreadable["b"]
+
+
+def test_output_that_xcom_takes_is_read() -> None:
+    assert outcome.parse(b'"\\ud83d\\ude00"', "json") == "\U0001f600"
+    assert outcome.parse(b"[18446744073709551615, -9223372036854775808]", "json") == [
+        2**64 - 1,
+        -(2**63),
+    ]
+    assert outcome.parse(b"[" * 64 + b"]" * 64, "json")
+    assert outcome.parse(b'{"__type": ""}', "json") == {"__type": ""}
+
+
 def test_an_unreadable_output_is_no_success() -> None:
     run = protocol.RunState(
         "r",
