@@ -148,6 +148,26 @@ async def test_a_coroutine_that_is_cancelled_leaves_nothing_behind() -> None:
             assert client.waiting == 0
 
 
+async def test_whoever_is_cancelled_while_closing_leaves_no_sockets_behind() -> None:
+    with FakeHub(ok) as hub:
+        used: list[sockets.AsyncClient] = []
+
+        async def one() -> None:
+            async with sockets.shared(hub.address) as client:
+                used.append(client)
+                await client.call("status", {})
+
+        task = asyncio.create_task(one())
+        while not used or sockets.sharers(hub.address):
+            await asyncio.sleep(0)
+        assert not task.done(), "it is closing"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert used[0]._socket.closed
+        assert used[0]._context.closed
+
+
 async def test_a_hub_that_is_away_is_waited_for() -> None:
     first = FakeHub(lambda _: None)
     with first:

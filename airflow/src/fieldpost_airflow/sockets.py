@@ -358,10 +358,14 @@ class AsyncClient:
         """Ends the connection; whoever still waits gets an error."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for reply in self._waiting.values():
-            if not reply.done():
-                reply.set_exception(HubAway("the connection was closed here"))
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            # Whoever closes may be cancelled meanwhile: nobody else knows of these sockets.
+            self._release()
+
+    def _release(self) -> None:
+        self._fail_all(HubAway("the connection was closed here"))
         for socket, monitor in (
             (self._socket, self._monitor),
             (self._events, self._events_monitor),
