@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import threading
@@ -114,6 +115,47 @@ def test_a_forked_process_has_a_connection_of_its_own() -> None:
             assert told.read() == b"False yes yes"
         assert client.call("status", {})["word"] == "yes"
         sockets.close_all()
+
+
+def test_a_thread_that_waits_stops_no_other() -> None:
+    def answer(request: dict[str, Any]) -> dict[str, Any] | None:
+        return {"word": "yes"} if request["op"] == "status" else None
+
+    with FakeHub(answer) as hub, Client(hub.address) as client:
+        late: list[HubAway] = []
+
+        def wait() -> None:
+            try:
+                client.call("runs", {}, patience=3.0)
+            except HubAway as away:
+                late.append(away)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not hub.requests:
+            os.sched_yield()
+        assert client.call("status", {}, patience=30.0) == {"word": "yes"}
+        assert not late, "the other one still waits"
+        assert client.call("status", {}, patience=30.0) == {"word": "yes"}
+        waiting.join()
+        assert len(client._idle) == 2, "one for each of them, used again"
+
+
+def test_a_connection_in_use_is_closed_after_its_request() -> None:
+    with FakeHub(lambda _: None) as hub:
+        client = Client(hub.address)
+
+        def wait() -> None:
+            with contextlib.suppress(HubAway):
+                client.call("runs", {}, patience=0.5)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not hub.requests:
+            os.sched_yield()
+        client.close()
+        waiting.join()
+        assert client._idle == []
 
 
 async def test_all_in_a_loop_share_one_connection() -> None:
