@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import os
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from fieldpost_airflow import __version__, calls, sockets
-from fieldpost_airflow.hooks import FieldpostHook
+from fieldpost_airflow.hooks import FieldpostAsyncHook, FieldpostHook
 from fieldpost_airflow.operators import FieldpostScheduleOperator
 from fieldpost_airflow.protocol import HubAway, NotAllowed, Refused
 from fieldpost_airflow.sockets import Address, Client
@@ -175,6 +176,32 @@ async def test_all_in_a_loop_share_one_connection() -> None:
         assert {answer[0] for answer in answers} == {"yes"}  # type: ignore[index]
         assert len({id(answer[1]) for answer in answers}) == 1  # type: ignore[index]
         assert sockets.sharers(hub.address) == 0
+
+
+async def test_a_hook_that_two_coroutines_hold_stays_connected_until_both_leave() -> None:
+    with FakeHub(ok) as hub:
+        address = dataclasses.replace(hub.address, events=hub.endpoint)
+        hook = FieldpostAsyncHook(address=address)
+        first_left = asyncio.Event()
+
+        async def first(second_came: asyncio.Event) -> None:
+            async with hook.connected():
+                await second_came.wait()
+            first_left.set()
+
+        async def second(second_came: asyncio.Event) -> object:
+            async with hook.connected() as held:
+                second_came.set()
+                await first_left.wait()
+                with held.events(["node/gw-1/"]):
+                    return await held.status()
+
+        came = asyncio.Event()
+        one = asyncio.create_task(first(came))
+        await asyncio.sleep(0)
+        assert await second(came) == {"word": "yes"}
+        await one
+        assert sockets.sharers(address) == 0
 
 
 async def test_a_coroutine_that_is_cancelled_leaves_nothing_behind() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from airflow.sdk import BaseHook
@@ -238,7 +238,6 @@ class FieldpostAsyncHook(BaseHook):
         self.fieldpost_conn_id = fieldpost_conn_id
         self.patience = patience
         self._address = address
-        self._client: AsyncClient | None = None
 
     async def address(self) -> Address:
         """Where the hub is."""
@@ -249,27 +248,20 @@ class FieldpostAsyncHook(BaseHook):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[FieldpostAsyncHook]:
-        """Holds the shared socket, so that several calls use one connection."""
-        if self._client is not None:
+        """Holds the shared socket, so that several calls use one connection. Any number of
+        coroutines may, each for itself."""
+        async with sockets.shared(await self.address()):
             yield self
-            return
-        async with AsyncExitStack() as stack:
-            self._client = await stack.enter_async_context(sockets.shared(await self.address()))
-            try:
-                yield self
-            finally:
-                self._client = None
 
     @contextmanager
     def events(self, topics: Collection[str]) -> Iterator[Listener]:
         """Subscribes to live events; within :meth:`connected`."""
-        assert self._client is not None
-        with self._client.events(topics) as listener:
+        client = None if self._address is None else sockets.held(self._address)
+        assert client is not None
+        with client.events(topics) as listener:
             yield listener
 
     async def _drive(self, call: Call[T]) -> T:
-        if self._client is not None:
-            return await adrive(self._client, call, self.patience)
         async with sockets.shared(await self.address()) as client:
             return await adrive(client, call, self.patience)
 

@@ -470,6 +470,12 @@ async def shared(address: Address) -> AsyncIterator[AsyncClient]:
             await entry.client.close()
 
 
+def held(address: Address) -> AsyncClient | None:
+    """This event loop's connection to a hub, while somebody shares it."""
+    entry = _shared.get(asyncio.get_running_loop(), {}).get(address)
+    return entry.client if entry is not None else None
+
+
 def sharers(address: Address) -> int:
     """How many use this event loop's connection to a hub."""
     entry = _shared.get(asyncio.get_running_loop(), {}).get(address)
