@@ -15,7 +15,13 @@ import pytest
 from fieldpost_airflow import __version__, calls, sockets
 from fieldpost_airflow.hooks import FieldpostAsyncHook, FieldpostHook
 from fieldpost_airflow.operators import FieldpostScheduleOperator
-from fieldpost_airflow.protocol import HubAway, NotAllowed, Refused
+from fieldpost_airflow.protocol import (
+    FieldpostError,
+    HubAway,
+    NotAllowed,
+    Refused,
+    new_run_id,
+)
 from fieldpost_airflow.sockets import Address, Client
 from tests.fake_hub import FakeHub, refused
 
@@ -116,6 +122,29 @@ def test_a_forked_process_has_a_connection_of_its_own() -> None:
             assert told.read() == b"False yes yes"
         assert client.call("status", {})["word"] == "yes"
         sockets.close_all()
+
+
+async def test_a_submit_without_an_answer_says_how_to_make_sure() -> None:
+    with FakeHub(lambda _: None) as hub:
+        address = dataclasses.replace(hub.address, timeout=0.5)
+        with pytest.raises(HubAway) as plain:
+            FieldpostHook(address=address).submit("ping", node="gw-1")
+        with pytest.raises(HubAway) as asynchronous:
+            await FieldpostAsyncHook(address=address).submit("ping", node="gw-1")
+        asked = list(dict.fromkeys(request["run_id"] for request in hub.requests))
+    for run_id, error in zip(asked, (plain, asynchronous), strict=True):
+        assert f"it may have been stored: submit again with run_id='{run_id}'" in str(error.value)
+    sockets.close_all()
+
+
+def test_output_of_a_run_that_is_not_known_is_said_so() -> None:
+    nothing = {"chunks": [], "next": None, "complete": False}
+    with (
+        FakeHub(lambda _: nothing) as hub,
+        pytest.raises(FieldpostError, match="not complete or is not known"),
+    ):
+        FieldpostHook(address=hub.address).output(new_run_id(), "gw-1")
+    sockets.close_all()
 
 
 def test_a_thread_that_waits_stops_no_other() -> None:

@@ -21,9 +21,11 @@ OUTPUT_KINDS = get_args(OutputKind)
 def wanted(min_success: float | int, count: int) -> int:
     """How many of ``count`` nodes must succeed: a share (a float up to 1.0) or a number (an int).
 
-    At least one, unless the share is 0.
+    At least one of those there are, unless the share or the number is 0.
     """
-    if isinstance(min_success, bool) or min_success < 0:
+    is_number = isinstance(min_success, (int, float)) and not isinstance(min_success, bool)
+    # Not "< 0": what is no number at all, nan, is not that either.
+    if not is_number or not min_success >= 0:
         raise ValueError(f"min_success {min_success!r}: a share up to 1.0, or a number of nodes")
     if isinstance(min_success, float):
         if min_success > 1:
@@ -32,7 +34,8 @@ def wanted(min_success: float | int, count: int) -> int:
                 "write a whole number for a number of nodes"
             )
         # 0.1 * 30 is a little more than 3.
-        return math.ceil(round(min_success * count, 9))
+        needed = math.ceil(round(min_success * count, 9))
+        return max(min(1, count), needed) if min_success > 0 else 0
     return min_success
 
 

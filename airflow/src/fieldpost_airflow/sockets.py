@@ -331,7 +331,8 @@ class AsyncClient:
                 done, _ = await asyncio.wait({reply}, timeout=min(left, wait + _SILENCE))
                 if done:
                     return reply.result().granted()
-                await self._send_if_up(frame)
+                if time.monotonic() < until:
+                    await self._send_if_up(frame)
         finally:
             self._exchange.forget(request_id)
             self._waiting.pop(request_id, None)
