@@ -138,7 +138,7 @@ async def test_a_submit_without_an_answer_says_how_to_make_sure() -> None:
 
 
 def test_output_of_a_run_that_is_not_known_is_said_so() -> None:
-    nothing = {"chunks": [], "next": None, "complete": False}
+    nothing: dict[str, Any] = {"chunks": [], "next": None, "complete": False}
     with (
         FakeHub(lambda _: nothing) as hub,
         pytest.raises(FieldpostError, match="not complete or is not known"),
