@@ -298,7 +298,7 @@ def test_what_may_be_a_slip_in_a_schedule_is_said_and_what_is_one_fails(site: Si
         ({"every_ms": None}, "gw-1", "every_ms"),
         ({"job": "No Job"}, "gw-1", "No Job"),
         ({"args": {"bus": "1" * 300}}, "gw-1", "256"),
-        ({"args": {"bus": 2}}, "gw-1", "bus|args|string"),
+        ({"args": {"bus": [2]}}, "gw-1", "the schedule entry .e.: the argument bus is a list"),
     ]
     for wrong, node, word in faults:
         operator = FieldpostScheduleOperator(

@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,32 @@ def test_arguments_are_text_on_the_wire() -> None:
         protocol.args_of({"a": "x" * 257})
     with pytest.raises(ValueError, match="9 arguments"):
         protocol.args_of({str(i): "" for i in range(9)})
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0, -1, "60", None])
+def test_a_time_that_makes_no_sense_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"ttl .*: seconds, more than 0, are expected"):
+        protocol.milliseconds(wrong, "ttl")
+
+
+def test_a_time_is_whole_milliseconds_on_the_wire() -> None:
+    assert protocol.milliseconds(1.5, "ttl") == 1500
+    assert protocol.milliseconds(0, "wait", least=0) == 0
+
+
+def test_a_run_id_that_is_none_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="run_id 'x' is no UUID"):
+        protocol.submit_fields(job="ping", select={"all": True}, run_id="x")
+
+
+def test_a_schedule_entry_has_arguments_as_a_trigger_has() -> None:
+    entry = {"id": "often", "job": "ping", "args": {"bus": 2}}
+    request = next(calls.schedule_set({"all": True}, [entry]))
+    assert request.fields["entries"] == [{"id": "often", "job": "ping", "args": {"bus": "2"}}]
+    assert entry["args"] == {"bus": 2}
+    for wrong in ({"bus": [2]}, "bus=2"):
+        with pytest.raises(ValueError, match="the schedule entry 'often': "):
+            next(calls.schedule_set({"all": True}, [{**entry, "args": wrong}]))
 
 
 def test_an_origin_fits_the_wire_and_is_whole_text() -> None:
@@ -186,14 +213,24 @@ def _run(*statuses: str) -> protocol.RunState:
 
 @pytest.mark.parametrize(
     ("min_success", "count", "needed"),
-    [(1.0, 3, 3), (0.5, 3, 2), (0.1, 30, 3), (0.0, 3, 0), (2, 3, 2), (0.9, 10, 9), (0.7, 10, 7)],
+    [
+        (1.0, 3, 3),
+        (0.5, 3, 2),
+        (0.1, 30, 3),
+        (0.0, 3, 0),
+        (2, 3, 2),
+        (0.9, 10, 9),
+        (0.7, 10, 7),
+        (1e-12, 3, 1),
+        (0, 3, 0),
+    ],
 )
 def test_how_many_are_needed(min_success: float, count: int, needed: int) -> None:
     assert outcome.wanted(min_success, count) == needed
 
 
-@pytest.mark.parametrize("wrong", [1.5, -1, True, -0.1])
-def test_a_quorum_that_makes_no_sense_is_refused(wrong: float) -> None:
+@pytest.mark.parametrize("wrong", [1.5, -1, True, -0.1, float("nan"), "0.9", None])
+def test_a_quorum_that_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="min_success"):
         outcome.wanted(wrong, 1)
 
@@ -214,6 +251,49 @@ def test_output_is_what_it_was_said_to_be() -> None:
     assert outcome.parse(b"\xff", "text") == "\ufffd"
     with pytest.raises(FieldpostError, match="not JSON"):
         outcome.parse(b"{", "json")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"[" * 50_000,
+        b"[" * 66 + b"]" * 66,
+        b'[{"__classname__": "a.B"}]',
+        b'{"__type": "x", "__var": 1}',
+        b"NaN",
+        b"[-Infinity]",
+        b"1e999",
+        b'"\\ud800"',
+        b'{"\\udfff": 1}',
+        b"18446744073709551616",
+        b"-9223372036854775809",
+        b"9" * 5_000,
+        b"\xff",
+    ],
+)
+def test_odd_output_of_one_node_does_not_hide_the_others(odd: bytes) -> None:
+    nodes = tuple(
+        protocol.NodeState(name, "ok", True, {"status": "ok", "bytes": 1}) for name in ("a", "b")
+    )
+    run = protocol.RunState("r", True, 2, nodes, None, {})
+
+    def read(node: protocol.NodeState) -> dict[str, object]:
+        return {"output": outcome.parse(odd if node.node == "b" else b"1", "json")}
+
+    results, unreadable = outcome.collect(run, read)
+    assert results["a"]["output"] == 1
+    assert list(unreadable) == ["b"]
+    assert "not JSON" in unreadable["b"]
+
+
+def test_output_that_xcom_takes_is_read() -> None:
+    assert outcome.parse(b'"\\ud83d\\ude00"', "json") == "\U0001f600"
+    assert outcome.parse(b"[18446744073709551615, -9223372036854775808]", "json") == [
+        2**64 - 1,
+        -(2**63),
+    ]
+    assert outcome.parse(b"[" * 64 + b"]" * 64, "json")
+    assert outcome.parse(b'{"__type": ""}', "json") == {"__type": ""}
 
 
 def test_an_unreadable_output_is_no_success() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import math
 import os
 import threading
@@ -11,9 +13,15 @@ from typing import Any
 import pytest
 
 from fieldpost_airflow import __version__, calls, sockets
-from fieldpost_airflow.hooks import FieldpostHook
+from fieldpost_airflow.hooks import FieldpostAsyncHook, FieldpostHook
 from fieldpost_airflow.operators import FieldpostScheduleOperator
-from fieldpost_airflow.protocol import HubAway, NotAllowed, Refused
+from fieldpost_airflow.protocol import (
+    FieldpostError,
+    HubAway,
+    NotAllowed,
+    Refused,
+    new_run_id,
+)
 from fieldpost_airflow.sockets import Address, Client
 from tests.fake_hub import FakeHub, refused
 
@@ -116,6 +124,70 @@ def test_a_forked_process_has_a_connection_of_its_own() -> None:
         sockets.close_all()
 
 
+async def test_a_submit_without_an_answer_says_how_to_make_sure() -> None:
+    with FakeHub(lambda _: None) as hub:
+        address = dataclasses.replace(hub.address, timeout=0.5)
+        with pytest.raises(HubAway) as plain:
+            FieldpostHook(address=address).submit("ping", node="gw-1")
+        with pytest.raises(HubAway) as asynchronous:
+            await FieldpostAsyncHook(address=address).submit("ping", node="gw-1")
+        asked = list(dict.fromkeys(request["run_id"] for request in hub.requests))
+    for run_id, error in zip(asked, (plain, asynchronous), strict=True):
+        assert f"it may have been stored: submit again with run_id='{run_id}'" in str(error.value)
+    sockets.close_all()
+
+
+def test_output_of_a_run_that_is_not_known_is_said_so() -> None:
+    nothing: dict[str, Any] = {"chunks": [], "next": None, "complete": False}
+    with (
+        FakeHub(lambda _: nothing) as hub,
+        pytest.raises(FieldpostError, match="not complete or is not known"),
+    ):
+        FieldpostHook(address=hub.address).output(new_run_id(), "gw-1")
+    sockets.close_all()
+
+
+def test_a_thread_that_waits_stops_no_other() -> None:
+    def answer(request: dict[str, Any]) -> dict[str, Any] | None:
+        return {"word": "yes"} if request["op"] == "status" else None
+
+    with FakeHub(answer) as hub, Client(hub.address) as client:
+        late: list[HubAway] = []
+
+        def wait() -> None:
+            try:
+                client.call("runs", {}, patience=3.0)
+            except HubAway as away:
+                late.append(away)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not hub.requests:
+            os.sched_yield()
+        assert client.call("status", {}, patience=30.0) == {"word": "yes"}
+        assert not late, "the other one still waits"
+        assert client.call("status", {}, patience=30.0) == {"word": "yes"}
+        waiting.join()
+        assert len(client._idle) == 2, "one for each of them, used again"
+
+
+def test_a_connection_in_use_is_closed_after_its_request() -> None:
+    with FakeHub(lambda _: None) as hub:
+        client = Client(hub.address)
+
+        def wait() -> None:
+            with contextlib.suppress(HubAway):
+                client.call("runs", {}, patience=0.5)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not hub.requests:
+            os.sched_yield()
+        client.close()
+        waiting.join()
+        assert client._idle == []
+
+
 async def test_all_in_a_loop_share_one_connection() -> None:
     with FakeHub(ok) as hub:
         together = asyncio.Event()
@@ -135,6 +207,32 @@ async def test_all_in_a_loop_share_one_connection() -> None:
         assert sockets.sharers(hub.address) == 0
 
 
+async def test_a_hook_that_two_coroutines_hold_stays_connected_until_both_leave() -> None:
+    with FakeHub(ok) as hub:
+        address = dataclasses.replace(hub.address, events=hub.endpoint)
+        hook = FieldpostAsyncHook(address=address)
+        first_left = asyncio.Event()
+
+        async def first(second_came: asyncio.Event) -> None:
+            async with hook.connected():
+                await second_came.wait()
+            first_left.set()
+
+        async def second(second_came: asyncio.Event) -> object:
+            async with hook.connected() as held:
+                second_came.set()
+                await first_left.wait()
+                with held.events(["node/gw-1/"]):
+                    return await held.status()
+
+        came = asyncio.Event()
+        one = asyncio.create_task(first(came))
+        await asyncio.sleep(0)
+        assert await second(came) == {"word": "yes"}
+        await one
+        assert sockets.sharers(address) == 0
+
+
 async def test_a_coroutine_that_is_cancelled_leaves_nothing_behind() -> None:
     with FakeHub(lambda _: None) as hub:
         async with sockets.shared(hub.address) as client:
@@ -146,6 +244,26 @@ async def test_a_coroutine_that_is_cancelled_leaves_nothing_behind() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert client.waiting == 0
+
+
+async def test_whoever_is_cancelled_while_closing_leaves_no_sockets_behind() -> None:
+    with FakeHub(ok) as hub:
+        used: list[sockets.AsyncClient] = []
+
+        async def one() -> None:
+            async with sockets.shared(hub.address) as client:
+                used.append(client)
+                await client.call("status", {})
+
+        task = asyncio.create_task(one())
+        while not used or sockets.sharers(hub.address):
+            await asyncio.sleep(0)
+        assert not task.done(), "it is closing"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert used[0]._socket.closed
+        assert used[0]._context.closed
 
 
 async def test_a_hub_that_is_away_is_waited_for() -> None:

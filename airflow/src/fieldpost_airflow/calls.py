@@ -181,7 +181,10 @@ def schedule_set(
     select: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], origin: str = ""
 ) -> Call[Json]:
     """Replaces the schedule of these nodes. The same again changes nothing."""
-    fields: Json = {"select": dict(select), "entries": [dict(entry) for entry in entries]}
+    fields: Json = {
+        "select": dict(select),
+        "entries": [protocol.entry_of(each) for each in entries],
+    }
     if origin:
         fields["origin"] = protocol.cut(origin)
     answer = yield Request("schedule.set", fields)

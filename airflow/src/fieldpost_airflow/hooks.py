@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from airflow.sdk import BaseHook
 
 from fieldpost_airflow import __version__, calls, connection, protocol, sockets
 from fieldpost_airflow.calls import Call, Page, Request, Submitted
-from fieldpost_airflow.protocol import FieldpostError, Json, RunState
+from fieldpost_airflow.protocol import BadAnswer, FieldpostError, HubAway, Json, RunState
 from fieldpost_airflow.sockets import Address, AsyncClient, Client, Listener
 
 T = TypeVar("T")
@@ -85,19 +85,24 @@ class FieldpostHook(BaseHook):
         origin: str = "",
     ) -> Submitted:
         """Triggers a job on nodes. The hub has stored it when this returns. Again with the same
-        ``run_id`` (from :func:`~fieldpost_airflow.protocol.new_run_id`), it is the same run.
+        ``run_id`` (from :func:`~fieldpost_airflow.protocol.new_run_id`), it is the same run. When
+        no answer comes, it may be stored or not, and the error says its ``run_id``.
 
         :param ttl: seconds until it must have started
         """
+        submitted_as = run_id or protocol.new_run_id()
         call = calls.submit(
             job=job,
             select=protocol.select(node, group, all_nodes),
             args=args,
-            run_id=run_id,
-            ttl_ms=round(ttl * 1000),
+            run_id=submitted_as,
+            ttl_ms=protocol.milliseconds(ttl, "ttl"),
             origin=origin,
         )
-        return drive(self.get_conn(), call)
+        try:
+            return drive(self.get_conn(), call)
+        except (HubAway, BadAnswer) as error:
+            raise _unsure(error, submitted_as) from None
 
     def cancel(self, run_id: str, *, nodes: Sequence[str] = (), origin: str = "") -> int:
         """Stops a run; gives on how many nodes it was still open."""
@@ -105,7 +110,9 @@ class FieldpostHook(BaseHook):
 
     def run(self, run_id: str, *, wait: float = 0.0) -> RunState:
         """A run with all its nodes. With ``wait``: when it is final, or after so many seconds."""
-        return drive(self.get_conn(), calls.run(run_id, round(wait * 1000)))
+        return drive(
+            self.get_conn(), calls.run(run_id, protocol.milliseconds(wait, "wait", least=0))
+        )
 
     def output(self, run_id: str, node: str | None = None, *, attempt: int | None = None) -> bytes:
         """All that a run wrote on a node. See :meth:`stream_output` for large ones."""
@@ -181,7 +188,7 @@ class FieldpostHook(BaseHook):
             jobs=jobs,
             nodes=nodes,
             limit=limit,
-            wait_ms=round(wait * 1000),
+            wait_ms=protocol.milliseconds(wait, "wait", least=0),
         )
         return drive(self.get_conn(), call)
 
@@ -238,7 +245,6 @@ class FieldpostAsyncHook(BaseHook):
         self.fieldpost_conn_id = fieldpost_conn_id
         self.patience = patience
         self._address = address
-        self._client: AsyncClient | None = None
 
     async def address(self) -> Address:
         """Where the hub is."""
@@ -249,27 +255,20 @@ class FieldpostAsyncHook(BaseHook):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[FieldpostAsyncHook]:
-        """Holds the shared socket, so that several calls use one connection."""
-        if self._client is not None:
+        """Holds the shared socket, so that several calls use one connection. Any number of
+        coroutines may, each for itself."""
+        async with sockets.shared(await self.address()):
             yield self
-            return
-        async with AsyncExitStack() as stack:
-            self._client = await stack.enter_async_context(sockets.shared(await self.address()))
-            try:
-                yield self
-            finally:
-                self._client = None
 
     @contextmanager
     def events(self, topics: Collection[str]) -> Iterator[Listener]:
         """Subscribes to live events; within :meth:`connected`."""
-        assert self._client is not None
-        with self._client.events(topics) as listener:
+        client = None if self._address is None else sockets.held(self._address)
+        assert client is not None
+        with client.events(topics) as listener:
             yield listener
 
     async def _drive(self, call: Call[T]) -> T:
-        if self._client is not None:
-            return await adrive(self._client, call, self.patience)
         async with sockets.shared(await self.address()) as client:
             return await adrive(client, call, self.patience)
 
@@ -286,15 +285,19 @@ class FieldpostAsyncHook(BaseHook):
         origin: str = "",
     ) -> Submitted:
         """See :meth:`FieldpostHook.submit`."""
+        submitted_as = run_id or protocol.new_run_id()
         call = calls.submit(
             job=job,
             select=protocol.select(node, group, all_nodes),
             args=args,
-            run_id=run_id,
-            ttl_ms=round(ttl * 1000),
+            run_id=submitted_as,
+            ttl_ms=protocol.milliseconds(ttl, "ttl"),
             origin=origin,
         )
-        return await self._drive(call)
+        try:
+            return await self._drive(call)
+        except (HubAway, BadAnswer) as error:
+            raise _unsure(error, submitted_as) from None
 
     async def cancel(self, run_id: str, *, nodes: Sequence[str] = (), origin: str = "") -> int:
         """See :meth:`FieldpostHook.cancel`."""
@@ -302,11 +305,13 @@ class FieldpostAsyncHook(BaseHook):
 
     async def run(self, run_id: str, *, wait: float = 0.0) -> RunState:
         """See :meth:`FieldpostHook.run`."""
-        return await self._drive(calls.run(run_id, round(wait * 1000)))
+        return await self._drive(calls.run(run_id, protocol.milliseconds(wait, "wait", least=0)))
 
     async def is_final(self, run_id: str, *, wait: float) -> bool:
         """Whether a run is final; answers when it is, or after so many seconds."""
-        return await self._drive(calls.is_final(run_id, round(wait * 1000)))
+        return await self._drive(
+            calls.is_final(run_id, protocol.milliseconds(wait, "wait", least=0))
+        )
 
     async def output(
         self, run_id: str, node: str | None = None, *, attempt: int | None = None
@@ -382,7 +387,7 @@ class FieldpostAsyncHook(BaseHook):
             jobs=jobs,
             nodes=nodes,
             limit=limit,
-            wait_ms=round(wait * 1000),
+            wait_ms=protocol.milliseconds(wait, "wait", least=0),
         )
         return await self._drive(call)
 
@@ -404,9 +409,14 @@ def _series(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
+def _unsure(error: HubAway | BadAnswer, run_id: str) -> HubAway | BadAnswer:
+    return type(error)(f"{error}; it may have been stored: submit again with run_id={run_id!r}")
+
+
 def _incomplete(run_id: str, node: str | None) -> FieldpostError:
     where = f" on {node}" if node else ""
     return FieldpostError(
-        f"the output of the run {run_id}{where} is not complete: "
-        f"it goes on, or some was dropped; `fieldpost runs {run_id}` says which"
+        f"the output of the run {run_id}{where} is not complete or is not known: "
+        f"it goes on, some was dropped, or there is no such run; `fieldpost runs {run_id}` says "
+        "which"
     )

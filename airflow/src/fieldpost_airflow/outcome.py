@@ -21,9 +21,11 @@ OUTPUT_KINDS = get_args(OutputKind)
 def wanted(min_success: float | int, count: int) -> int:
     """How many of ``count`` nodes must succeed: a share (a float up to 1.0) or a number (an int).
 
-    At least one, unless the share is 0.
+    At least one of those there are, unless the share or the number is 0.
     """
-    if isinstance(min_success, bool) or min_success < 0:
+    is_number = isinstance(min_success, (int, float)) and not isinstance(min_success, bool)
+    # Not "< 0": what is no number at all, nan, is not that either.
+    if not is_number or not min_success >= 0:
         raise ValueError(f"min_success {min_success!r}: a share up to 1.0, or a number of nodes")
     if isinstance(min_success, float):
         if min_success > 1:
@@ -32,7 +34,8 @@ def wanted(min_success: float | int, count: int) -> int:
                 "write a whole number for a number of nodes"
             )
         # 0.1 * 30 is a little more than 3.
-        return math.ceil(round(min_success * count, 9))
+        needed = math.ceil(round(min_success * count, 9))
+        return max(min(1, count), needed) if min_success > 0 else 0
     return min_success
 
 
@@ -126,19 +129,58 @@ def _said(node: NodeState) -> str:
     return text
 
 
+_MOST_DEPTH = 64
+"""Levels of nested output: Airflow's XCom, which goes down by recursion, takes fewer than JSON."""
+_RESERVED = ({"__classname__"}, {"__id__"}, {"__type", "__var"})
+"""Keys by which Airflow tells its own objects in XCom: it fails on any other use of them."""
+
+
 def parse(data: bytes, kind: str) -> Any:
-    """Output as what it should be; ``None`` for none at all."""
+    """Output as what it should be; ``None`` for none at all. What XCom would not take is a
+    ``FieldpostError`` here, where it is one node's: there it would hide every node's result."""
     if kind == "json":
         if not data.strip():
             return None
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise FieldpostError(f"the output is not JSON: {error}") from None
+            value = _checked(json.loads(data, parse_constant=_no_constant, parse_int=_whole))
+            # Infinity as 1e999, and half a character, which no UTF-8 holds.
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise FieldpostError(f"the output is not JSON that XCom takes: {error}") from None
+        return value
     text = data.decode(errors="replace")
     if kind == "lines":
         return text.splitlines()
     return text
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no number in JSON")
+
+
+def _whole(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**64:
+        raise ValueError("a whole number has more than 64 bits")
+    return value
+
+
+def _checked(value: Any) -> Any:
+    """The value, unless XCom can't take its shape. Level by level, and not by recursion."""
+    level = [value]
+    for _ in range(_MOST_DEPTH + 1):
+        for keys in (each.keys() for each in level if isinstance(each, dict)):
+            if any(reserved <= keys for reserved in _RESERVED):
+                raise ValueError(f"Airflow keeps keys of {sorted(keys)[:8]} to itself")
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"it is nested more than {_MOST_DEPTH} levels deep")
 
 
 _KEPT = (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 import time
@@ -182,6 +183,15 @@ def args_of(args: Mapping[str, Any] | None) -> dict[str, str]:
     return written
 
 
+def milliseconds(seconds: float, what: str, least: int = 1) -> int:
+    """Seconds as the wire has them."""
+    number = isinstance(seconds, (int, float)) and math.isfinite(seconds)
+    if not number or (ms := round(seconds * 1000)) < least:
+        more = "0 or more" if least == 0 else "more than 0"
+        raise ValueError(f"{what} {seconds!r}: seconds, {more}, are expected")
+    return ms
+
+
 def cut(text: str, most: int = MOST_ORIGIN) -> str:
     """As much of a text as fits so many bytes."""
     return text.encode()[:most].decode(errors="ignore")
@@ -208,6 +218,17 @@ def origin(
     return cut(text)
 
 
+def entry_of(entry: Mapping[str, Any]) -> Json:
+    """An entry of a schedule as the wire has it."""
+    written = dict(entry)
+    if written.get("args") is not None:
+        try:
+            written["args"] = args_of(written["args"])
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"the schedule entry {written.get('id')!r}: {error}") from None
+    return written
+
+
 def submit_fields(
     *,
     job: str,
@@ -229,7 +250,12 @@ def submit_fields(
         "origin": cut(origin),
     }
     if run_id is not None:
-        fields["run_id"] = str(uuid.UUID(run_id))
+        try:
+            fields["run_id"] = str(uuid.UUID(run_id))
+        except (ValueError, AttributeError, TypeError):
+            raise ValueError(
+                f"run_id {run_id!r} is no UUID: one of protocol.new_run_id() is expected"
+            ) from None
     return fields
 
 

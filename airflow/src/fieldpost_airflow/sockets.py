@@ -1,4 +1,4 @@
-"""The only module that owns sockets: one DEALER for plain code, one for coroutines.
+"""The only module that owns sockets: a DEALER for each request of plain code, one for coroutines.
 
 Contexts and sockets are made at the first use, in the process that uses them: Airflow forks its
 tasks, and a libzmq socket must not be used across a fork. Nothing here blocks an event loop.
@@ -83,7 +83,9 @@ def _event(frames: list[bytes]) -> int:
 
 
 class Client:
-    """A connection for plain code. One process' own, and safe to share among its threads.
+    """Connections for plain code, of one process. Safe to share among its threads: each request
+    has a connection to itself, so that nobody waits behind another's wait. There are as many as
+    there ever were requests at the same time.
 
     >>> client = Client(Address("ipc:///run/fieldpost/hub.sock"))  # doctest: +SKIP
     >>> client.call("status", {})  # doctest: +SKIP
@@ -92,11 +94,7 @@ class Client:
     def __init__(self, address: Address) -> None:
         self.address = address
         self._lock = threading.Lock()
-        self._pid = 0
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._exchange = Exchange(str(address))
+        self._idle: list[_Connection] = []
 
     def call(
         self,
@@ -109,19 +107,37 @@ class Client:
         connection's timeout, or ``patience``, beyond it. Raises a ``FieldpostError``."""
         allowed = wait + (self.address.timeout if patience is None else patience)
         until = time.monotonic() + allowed
-        with self._lock:
+        with self._connection() as connection:
             while True:
                 try:
-                    return self._call(op, fields, wait, until, allowed)
+                    return connection.call(op, fields, wait, until, allowed)
                 except Refused as refused:
                     if not _may_pass(refused, until):
                         raise
                     time.sleep(_BREATH)
 
-    def close(self) -> None:
-        """Ends the connection; the next call makes a new one."""
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[_Connection]:
         with self._lock:
-            self._close()
+            idle = self._idle
+            connection = idle.pop() if idle else _Connection(self.address)
+        try:
+            yield connection
+        finally:
+            with self._lock:
+                kept = idle is self._idle
+                if kept:
+                    idle.append(connection)
+            if not kept:
+                # The client was closed meanwhile.
+                connection.close()
+
+    def close(self) -> None:
+        """Ends the connections, those in use after their request; the next call makes a new one."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -129,7 +145,20 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _close(self) -> None:
+
+class _Connection:
+    """A socket to a hub, for one request at a time. It goes from thread to thread under a lock."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._pid = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._exchange = Exchange(str(address))
+
+    def close(self) -> None:
+        """Ends it; the next call makes it anew."""
         mine = self._pid == os.getpid()
         if mine and self._socket is not None:
             self._socket.disable_monitor()
@@ -143,7 +172,7 @@ class Client:
 
     def _open(self) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         if self._pid != os.getpid():
-            self._close()
+            self.close()
         if self._socket is None or self._monitor is None:
             self._pid = os.getpid()
             self._exchange = Exchange(str(self.address))
@@ -154,11 +183,12 @@ class Client:
             self._socket.connect(self.address.endpoint)
         return self._socket, self._monitor
 
-    def _call(
+    def call(
         self, op: str, fields: Mapping[str, Any], wait: float, until: float, allowed: float
     ) -> Json:
+        """Asks, and sends nothing after ``until``; ``allowed`` says how long that was."""
         socket, monitor = self._open()
-        self._look(socket, monitor)
+        self._look(socket, monitor, until)
         exchange = self._exchange
         request_id, frame = exchange.ask(op, fields)
         if exchange.up:
@@ -178,7 +208,7 @@ class Client:
                     if exchange.up:
                         socket.send(frame)
                 poller.poll(max(1, int(min(left, again - now, _RETRY) * 1000)))
-                self._look(socket, monitor)
+                self._look(socket, monitor, until)
                 if exchange.sight is Sight.REFUSED:
                     raise exchange.away(allowed)
                 reply = self._receive(socket, request_id)
@@ -187,7 +217,7 @@ class Client:
         finally:
             exchange.forget(request_id)
             if exchange.must_reconnect:
-                self._close()
+                self.close()
 
     def _receive(self, socket: zmq.Socket[bytes], request_id: int) -> Reply | None:
         while True:
@@ -199,14 +229,16 @@ class Client:
             if reply is not None and reply.id == request_id:
                 return reply
 
-    def _look(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+    def _look(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], until: float) -> None:
         while True:
             try:
                 event = _event(monitor.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
                 return
             for frame in self._exchange.happened(event):
-                socket.send(frame)
+                # Its caller is about to hear that nothing came of it.
+                if time.monotonic() < until:
+                    socket.send(frame)
 
 
 class Listener:
@@ -299,7 +331,8 @@ class AsyncClient:
                 done, _ = await asyncio.wait({reply}, timeout=min(left, wait + _SILENCE))
                 if done:
                     return reply.result().granted()
-                await self._send_if_up(frame)
+                if time.monotonic() < until:
+                    await self._send_if_up(frame)
         finally:
             self._exchange.forget(request_id)
             self._waiting.pop(request_id, None)
@@ -358,10 +391,14 @@ class AsyncClient:
         """Ends the connection; whoever still waits gets an error."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for reply in self._waiting.values():
-            if not reply.done():
-                reply.set_exception(HubAway("the connection was closed here"))
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            # Whoever closes may be cancelled meanwhile: nobody else knows of these sockets.
+            self._release()
+
+    def _release(self) -> None:
+        self._fail_all(HubAway("the connection was closed here"))
         for socket, monitor in (
             (self._socket, self._monitor),
             (self._events, self._events_monitor),
@@ -434,6 +471,12 @@ async def shared(address: Address) -> AsyncIterator[AsyncClient]:
             await entry.client.close()
 
 
+def held(address: Address) -> AsyncClient | None:
+    """This event loop's connection to a hub, while somebody shares it."""
+    entry = _shared.get(asyncio.get_running_loop(), {}).get(address)
+    return entry.client if entry is not None else None
+
+
 def sharers(address: Address) -> int:
     """How many use this event loop's connection to a hub."""
     entry = _shared.get(asyncio.get_running_loop(), {}).get(address)
@@ -445,7 +488,7 @@ _clients_lock = threading.Lock()
 
 
 def client(address: Address) -> Client:
-    """This process' connection to a hub. Kept: to make a new one costs a handshake."""
+    """This process' client of a hub. Kept: to make a new connection costs a handshake."""
     with _clients_lock:
         return _clients.setdefault(address, Client(address))
 
