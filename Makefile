@@ -59,13 +59,6 @@ arm: ready-cross ## the agent for aarch64, armv7 and armv6: static, in target/cr
 arm-test: ready-emulate arm ## the ARM programs through qemu-user, against the native hub
 	scripts/arm-test
 
-# The one of the three with 32 bits and the most devices. Not part of `test`, which would take too long with it.
-.PHONY: emulated
-emulated: ready ## an ARM program of 32 bits: its end-to-end tests through qemu-user, and the golden bytes
-	scripts/ready cross emulate
-	cross/build armv7
-	scripts/arm-test armv7
-
 .PHONY: deb
 deb: ready-cross man ## Debian packages and archives, in target/packages
 	scripts/packages

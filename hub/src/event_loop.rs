@@ -59,19 +59,7 @@ pub enum Error {
     /// A file is wrong.
     Configuration(Problem),
     /// Something the configuration names can't be used.
-    Place {
-        /// What, and why.
-        message: String,
-        /// What may help.
-        hint: Option<String>,
-    },
-    /// Something that may be had later: an address that is taken, a disk that is full.
-    Passing {
-        /// What, and why.
-        message: String,
-        /// What may help.
-        hint: Option<String>,
-    },
+    Place(BadPlace),
     /// The machine or the library does not do its part.
     Internal(String),
 }
@@ -80,9 +68,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(problem) => problem.fmt(f),
-            Self::Place { message, .. }
-            | Self::Passing { message, .. }
-            | Self::Internal(message) => f.write_str(message),
+            Self::Place(BadPlace { message, .. }) | Self::Internal(message) => f.write_str(message),
         }
     }
 }
@@ -97,8 +83,7 @@ impl From<Problem> for Error {
 
 impl From<BadPlace> for Error {
     fn from(bad: BadPlace) -> Self {
-        let BadPlace { message, hint, passing } = bad;
-        if passing { Self::Passing { message, hint } } else { Self::Place { message, hint } }
+        Self::Place(bad)
     }
 }
 
@@ -504,9 +489,12 @@ impl EventLoop {
 }
 
 fn make_state_dir(path: &Path) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| Error::Place {
-        message: format!("state_dir {} can't be made: {error}", path.display()),
-        hint: Some("the hub's user must be able to write there".to_owned()),
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Error::Place(BadPlace {
+            message: format!("state_dir {} can't be made: {error}", path.display()),
+            hint: Some("the hub's user must be able to write there".to_owned()),
+            passing: false,
+        })
     })
 }
 
@@ -532,10 +520,8 @@ fn open_store(state_dir: &Path) -> Result<Sqlite, Error> {
 
 fn bad_store(state_dir: &Path, error: &StoreError) -> Error {
     let message = format!("the store in {}: {error}", state_dir.display());
-    match error {
-        StoreError::Failing(_) => Error::Passing { message, hint: None },
-        StoreError::Unusable(_) => Error::Place { message, hint: None },
-    }
+    let passing = matches!(error, StoreError::Failing(_));
+    BadPlace { message, hint: None, passing }.into()
 }
 
 /// Random numbers: an id and a seed.

@@ -277,23 +277,13 @@ impl Hub {
         let epoch = restored.identity.epoch;
         let mut clients = clients::Clients::default();
         clients.replace(settings.clients.clone());
-        let newest = restored.consumers.iter().map(|consumer| consumer.seen).max();
-        let newest = newest.map_or(restored.newest, |seen| seen.max(restored.newest));
         let mut upkeep = upkeep::Upkeep::new(now.moment);
-        // While no hub was there nobody could read: that time counts for no consumer's absence.
-        let away = if newest.0 == 0 { 0 } else { now.wall.ms_since(newest) };
-        if away > upkeep::LEAP_MS {
-            log::warn!(
-                "the newest that the store knows is {} days old: was the hub off for so long, or is this \
-                 clock ahead? Nothing is removed for its age within the next hour",
-                away / upkeep::LEAP_MS
-            );
-            upkeep.doubt_the_clock(now.moment);
-        }
+        let away = upkeep.look_back(&restored, now);
         let consumers = restored
             .consumers
             .into_iter()
             .map(|mut record| {
+                // While no hub was there nobody could read: that is no consumer's absence.
                 record.seen = record.seen.plus_ms(away);
                 (record.name.clone(), record)
             })

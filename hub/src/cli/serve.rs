@@ -40,8 +40,10 @@ impl From<event_loop::Error> for Failure {
     fn from(error: event_loop::Error) -> Self {
         let (exit, hint) = match &error {
             event_loop::Error::Configuration(_) => (Exit::Configuration, None),
-            event_loop::Error::Place { hint, .. } => (Exit::Configuration, hint.clone()),
-            event_loop::Error::Passing { hint, .. } => (Exit::Unavailable, hint.clone()),
+            event_loop::Error::Place(bad) => {
+                let exit = if bad.passing { Exit::Unavailable } else { Exit::Configuration };
+                (exit, bad.hint.clone())
+            }
             event_loop::Error::Internal(_) => (Exit::Internal, None),
         };
         Self::new(exit, error.to_string()).hint(hint.unwrap_or_default())

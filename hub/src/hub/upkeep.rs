@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use fieldpost_wire::{ALL_TOPIC, StartId, UnixMillis};
 
 use super::nodes::PROBE_MS;
-use super::{Hub, Moment, context};
+use super::{Hub, Moment, Now, context};
 use crate::config;
-use crate::store::{Batch, Change, NodeId, Sweep};
+use crate::store::{Batch, Change, NodeId, Restored, Sweep};
 
 /// How often every node hears that the hub is there.
 const BEACON_MS: u64 = 30_000;
@@ -22,7 +22,7 @@ const HOUSEKEEPING_MS: u64 = 5_000;
 const OPEN_MS: u64 = 9 * 24 * 60 * 60 * 1000;
 /// A start so long after the newest that the store knows is doubted, a day: the hub was off, or its clock is
 /// ahead, and then everything would look old.
-pub const LEAP_MS: u64 = 24 * 60 * 60 * 1000;
+const LEAP_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long a clock that is doubted has to be set, an hour.
 const DOUBT_MS: u64 = 60 * 60 * 1000;
 /// A consumer that was not seen for this long holds nothing back: 7 days.
@@ -56,9 +56,23 @@ impl Upkeep {
         }
     }
 
-    /// The clock may be wrong: nothing goes for its age until it had time to be set.
-    pub fn doubt_the_clock(&mut self, now: Moment) {
-        self.ages_from = now.plus_ms(DOUBT_MS);
+    /// How long ago the newest is that the store knows, in milliseconds. If that is long, the clock may be
+    /// wrong: nothing goes for its age until it had time to be set.
+    pub fn look_back(&mut self, restored: &Restored, now: Now) -> u64 {
+        let seen = restored.consumers.iter().map(|consumer| consumer.seen);
+        let Some(newest) = seen.chain([restored.newest]).max().filter(|newest| newest.0 > 0) else {
+            return 0;
+        };
+        let ago = now.wall.ms_since(newest);
+        if ago > LEAP_MS {
+            log::warn!(
+                "the newest that the store knows is {} days old: was the hub off for so long, or is \
+                 this clock ahead? Nothing is removed for its age within the next hour",
+                ago / LEAP_MS
+            );
+            self.ages_from = now.moment.plus_ms(DOUBT_MS);
+        }
+        ago
     }
 
     /// When something is due.

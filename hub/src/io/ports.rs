@@ -60,14 +60,14 @@ pub struct Ports {
     paths: [PathBuf; 2],
 }
 
-/// An address that can't be listened at.
+/// A place that can't be used: an address, a file.
 #[derive(Debug)]
 pub struct BadPlace {
     /// Which, and why.
     pub message: String,
     /// What may help.
     pub hint: Option<String>,
-    /// Whether it may be had later: another has the port, or the network is not up yet.
+    /// Whether it may be had later: another has it, the network is not up yet, the disk is full.
     pub passing: bool,
 }
 
