@@ -37,6 +37,11 @@
 //! what it has by (node, run, attempt, index), stores none of them twice. A record's bytes are
 //! those that went over the wire: it keeps its outbox id and seq.
 //!
+//! A segment that says that a run was accepted goes before the one that holds the run's end: what
+//! else lives in it moves to the last segment. Otherwise a start after a power cut would find the
+//! first without the second, and call lost what the hub has. Only when the spool is full nothing
+//! waits for that.
+//!
 //! Only the last segment is written. Segments are synced oldest first, and all of them once
 //! [`UNSYNCED_SEGMENTS`] wait: what a power cut can tear is the end of all.
 //!
@@ -235,6 +240,7 @@ enum Errand {
     Delete { segment: u32 },
     Load { segment: u32 },
     Empty { segment: u32 },
+    Move { segment: u32 },
     SetAside { segment: u32 },
 }
 

@@ -331,8 +331,10 @@ impl Agent {
                 }
                 if let (Some(place), Some(serial)) = (place, serial) {
                     known.set(place, serial, State::Settled);
-                    journal.push(&Record::Settled { run, attempt });
                 }
+                // The journal may still tell of a run that is not known any more, and whose only
+                // copy on disk goes now: the next start would call it lost.
+                journal.push(&Record::Settled { run, attempt });
                 // The hub acks the end of a run only when it has all of its output.
                 if acked.tracked {
                     delivered.push_back((run, attempt));

@@ -46,7 +46,9 @@ impl Spool {
             Errand::Append { segment } => Work::Append { segment, at: self.at, bytes: &self.draft },
             Errand::Sync { segment } => Work::Sync { segment },
             Errand::Delete { segment } => Work::Delete { segment },
-            Errand::Load { segment } | Errand::Empty { segment } => Work::Read { segment },
+            Errand::Load { segment } | Errand::Empty { segment } | Errand::Move { segment } => {
+                Work::Read { segment }
+            }
             Errand::SetAside { segment } => Work::SetAside { segment },
         })
     }
@@ -101,8 +103,8 @@ impl Spool {
         if at_once && self.sync_at.is_some() && sync.is_some() {
             return sync;
         }
-        if let Some(&segment) = self.doomed.front() {
-            return Some(Errand::Delete { segment });
+        if let Some(errand) = self.clear_away() {
+            return Some(errand);
         }
         if needs.away && needs.drops_oldest && self.moving.is_none() {
             let chunk = self.wants_room == Some(Kind::Chunk);
@@ -115,6 +117,18 @@ impl Spool {
             }
         }
         self.load(needs)
+    }
+
+    /// Deletes the oldest segment that is not needed, as long as no older one says that a run was
+    /// accepted whose end is in it: that one is emptied first, or waits for acks itself. If room is
+    /// needed, nothing waits.
+    fn clear_away(&mut self) -> Option<Errand> {
+        let segment = self.doomed.iter().copied().min()?;
+        let before = self.index.to_go_before(segment).filter(|_| self.wants_room.is_none());
+        let Some(older) = before else { return Some(Errand::Delete { segment }) };
+        let free = self.moving.is_none() && self.retiring.is_none() && !older.busy;
+        (free && !older.has_reports() && self.active != Some(older.number))
+            .then_some(Errand::Move { segment: older.number })
     }
 
     /// Reads the oldest of what is on disk only, if the hub is there to take it.
@@ -370,11 +384,15 @@ impl Spool {
             }
             (Errand::Load { segment }, Done::Read(bytes)) => self.loaded(segment, bytes),
             (Errand::Empty { segment }, Done::Read(bytes)) => self.empty(segment, bytes),
-            (Errand::Load { segment } | Errand::Empty { segment }, Done::Failed(why)) => {
+            (Errand::Move { segment }, Done::Read(bytes)) => self.begin_moving(segment, bytes),
+            (
+                Errand::Load { segment } | Errand::Empty { segment } | Errand::Move { segment },
+                Done::Failed(why),
+            ) => {
                 log::error!("a segment of the spool can't be read, and is set aside: {why}");
                 self.lose(segment, outbox);
             }
-            (Errand::Load { .. } | Errand::Empty { .. }, Done::Well) => {}
+            (Errand::Load { .. } | Errand::Empty { .. } | Errand::Move { .. }, Done::Well) => {}
         }
     }
 
@@ -541,6 +559,11 @@ impl Spool {
                 self.forget_dropped(entry.run, entry.attempt);
             }
         }
+        self.begin_moving(number, bytes);
+    }
+
+    /// What lives in a segment moves to the last one.
+    fn begin_moving(&mut self, number: u32, bytes: &[u8]) {
         if let Some(known) = self.index.get_mut(number) {
             known.busy = true;
         }

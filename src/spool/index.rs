@@ -46,6 +46,10 @@ pub(crate) struct Segment {
     away: u16,
     /// Living chunks.
     chunks: u16,
+    /// Living reports, chunks among them.
+    reports: u16,
+    /// Runs that it says were accepted, and whose end was written since, or needs not be.
+    outdated: u16,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -85,6 +89,8 @@ impl Segment {
             living: 0,
             away: 0,
             chunks: 0,
+            reports: 0,
+            outdated: 0,
         }
     }
 
@@ -103,6 +109,7 @@ impl Segment {
         self.live.set(index);
         self.living += 1;
         self.chunks += u16::from(kind == Kind::Chunk);
+        self.reports += u16::from(kind.is_report());
         if in_memory {
             self.resident.set(index);
         } else {
@@ -123,6 +130,11 @@ impl Segment {
         self.living
     }
 
+    /// Whether some report in it is not acked.
+    pub(crate) fn has_reports(&self) -> bool {
+        self.reports > 0
+    }
+
     fn release(&mut self, index: u16, kind: Kind) {
         if !self.live.has(index) {
             return;
@@ -130,6 +142,8 @@ impl Segment {
         self.away -= u16::from(self.is_away(index));
         self.living -= 1;
         self.chunks = self.chunks.saturating_sub(u16::from(kind == Kind::Chunk));
+        self.reports -= u16::from(kind.is_report());
+        self.outdated += u16::from(kind == Kind::Took);
         self.live.clear(index);
         self.resident.clear(index);
     }
@@ -227,6 +241,13 @@ impl Index {
     fn droppable(&self) -> impl Iterator<Item = &Segment> {
         let most = self.segments.len().saturating_sub(1);
         self.segments.iter().take(most).filter(|segment| !segment.busy)
+    }
+
+    /// The oldest segment, if that has to go before `number` does: it says that runs were accepted
+    /// whose ends are in a later one. Without these a start after a power cut would call the runs
+    /// lost.
+    pub(crate) fn to_go_before(&self, number: u32) -> Option<&Segment> {
+        self.segments.iter().take_while(|s| s.number < number).find(|s| s.outdated > 0)
     }
 
     /// Nothing is busy any more.

@@ -293,6 +293,55 @@ fn always_keeps_a_run_from_starting_twice_across_a_power_cut() {
 }
 
 #[test]
+fn always_does_not_forget_that_a_run_ended_while_it_knows_that_it_began() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let second = world.started[1];
+    // The second one's end is in another segment than the words that the two were accepted.
+    while world.disk.files.len() < 2 {
+        world.feed(second, 16 * 1024);
+        world.ack_all();
+    }
+    world.end(second, Exit::Code(0));
+    world.ack_all();
+    world.pass(60, true);
+    let left = world.disk.bytes();
+    assert!(left < 2048, "of the first that it was accepted, and no more: {left}");
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.meet_hub();
+    assert_eq!(world.statuses(), [(1, Status::Lost)]);
+}
+
+#[test]
+fn what_was_acked_from_disk_alone_is_not_called_lost() {
+    let mut world = spill();
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "noop", 1_000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    // Their copies in memory have to go, and they are known no more.
+    world.feed(slot, 512 * 1024);
+    world.pass(200, false);
+    let entries = List::encode(&mut list, []).unwrap();
+    world.hear(&schedule(2, entries));
+    world.meet_hub();
+    let ends = world.finished().len();
+    assert!(ends > 250, "{ends}");
+    world.end(slot, Exit::Code(0));
+    world.ack_all();
+    world.pass(60, true);
+    assert_eq!(world.disk.bytes(), 0);
+    let mut world = world.killed(identity(8));
+    world.forget();
+    world.meet_hub();
+    assert_eq!(world.finished(), []);
+}
+
+#[test]
 fn a_failing_disk_means_memory_only_and_is_said_and_tried_again() {
     let mut world = spill();
     world.disk.fails = true;
