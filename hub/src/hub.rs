@@ -402,6 +402,7 @@ impl Hub {
         let asks = std::mem::take(&mut landed.asks);
         self.swept(landed.batch(), committed.swept);
         self.tell_submitted(landed.batch());
+        self.hand_over_settled(landed.batch().number());
         self.pipeline.recycle(landed);
         for (ask, answer) in asks.into_iter().zip(committed.answers) {
             self.answered(ask, answer);

@@ -290,7 +290,7 @@ impl Hub {
         self.change_node(record);
         // Which of two agents is alive is seen anew.
         self.nodes.get_mut(id).before = None;
-        self.hand_over_changed(&[id]);
+        self.schedules_changed(&[id]);
         self.tell_node(id, "accepted", json!({}));
     }
 

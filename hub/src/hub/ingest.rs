@@ -337,6 +337,7 @@ impl Hub {
         node.record.regrouped = counter;
         let record = node.record.clone();
         self.pipeline.change(Change::Node(record));
+        self.schedules_changed(&[id]);
     }
 
     pub(super) fn welcome(&mut self, id: NodeId) {

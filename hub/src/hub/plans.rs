@@ -172,6 +172,7 @@ impl Hub {
                         self.pipeline.change(Change::Schedule(record));
                     }
                 }
+                self.schedules_changed(&affected);
                 return Err(refusal);
             }
         }
@@ -180,7 +181,7 @@ impl Hub {
             self.pipeline.change(Change::Schedule(record));
         }
         if changed {
-            self.hand_over_changed(&affected);
+            self.schedules_changed(&affected);
         }
         self.audit(rights, op, &select_in_words(select), "ok", origin);
         let count = affected.len();
@@ -221,13 +222,22 @@ impl Hub {
         notes
     }
 
-    /// Nodes that are there are told at once; the others after their `Hello`.
-    pub(super) fn hand_over_changed(&mut self, nodes: &[NodeId]) {
+    /// The schedules of these nodes changed: they are told once the batch that is being filled is
+    /// durable.
+    pub(super) fn schedules_changed(&mut self, nodes: &[NodeId]) {
         for id in nodes {
-            let node = self.nodes.get(*id);
+            self.schedules.changed(*id, self.pipeline.batch.number());
+        }
+    }
+
+    /// What changed up to this batch is durable. Nodes that are there are told at once; the others
+    /// after their `Hello`.
+    pub(super) fn hand_over_settled(&mut self, batch: u64) {
+        for id in self.schedules.settle(batch) {
+            let node = self.nodes.get(id);
             if let Some(greeting) = &node.greeting {
                 let held = node.vitals.as_ref().map_or(greeting.schedule, |v| v.schedule);
-                self.hand_over_schedule(*id, held);
+                self.hand_over_schedule(id, held);
             }
         }
     }

@@ -4,6 +4,9 @@
 //! id the narrower scope's counts, and of two groups' the first one's by name. Its version is the
 //! highest counter of whatever it depends on: cleared scopes keep theirs, and so does a change of
 //! the node's groups.
+//!
+//! A node is handed its schedule when the change is durable: a version that a dying hub took back
+//! would stand for another schedule later, and the node would keep the first.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +18,7 @@ use fieldpost_wire::{
 
 use super::nodes::Node;
 use crate::protocol::{CatchUpJson, EntryJson, OverlapJson, Refusal};
-use crate::store::{ScheduleRecord, Scope};
+use crate::store::{NodeId, ScheduleRecord, Scope};
 
 /// All schedules.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub struct Schedules {
     epoch: u64,
     counter: u64,
     sets: BTreeMap<Scope, Set>,
+    /// Nodes whose schedule changed, and the number of the batch that makes it durable.
+    unsettled: BTreeMap<NodeId, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +40,8 @@ struct Set {
 impl Schedules {
     /// What a store knows; `counter` is the highest one in use elsewhere.
     pub fn restore(epoch: u64, counter: u64, records: Vec<ScheduleRecord>) -> Self {
-        let mut schedules = Self { epoch, counter, sets: BTreeMap::new() };
+        let mut schedules =
+            Self { epoch, counter, sets: BTreeMap::new(), unsettled: BTreeMap::new() };
         for record in records {
             schedules.counter = schedules.counter.max(record.counter);
             // What this version can't read any more is as good as cleared; it is kept.
@@ -114,8 +120,29 @@ impl Schedules {
             .filter_map(|scope| self.sets.get(&scope))
     }
 
-    /// Whether a node that has `held` is to be told its schedule.
+    /// The schedule of this node changed; the batch with this number holds the change.
+    pub fn changed(&mut self, node: NodeId, batch: u64) {
+        self.unsettled.insert(node, batch);
+    }
+
+    /// The batch with this number is durable. Gives the nodes that may now be told what changed.
+    pub fn settle(&mut self, batch: u64) -> Vec<NodeId> {
+        let mut settled = Vec::new();
+        self.unsettled.retain(|&node, &mut waits_for| {
+            let waits = waits_for > batch;
+            if !waits {
+                settled.push(node);
+            }
+            waits
+        });
+        settled
+    }
+
+    /// Whether a node that has `held` is to be told its schedule now.
     pub fn is_due(&self, node: &Node, held: ScheduleVersion) -> bool {
+        if self.unsettled.contains_key(&node.record.id) {
+            return false;
+        }
         let version = self.version(node);
         if version.counter == 0 && held.epoch == 0 {
             return false;

@@ -650,6 +650,35 @@ fn what_was_missed_can_be_read() {
 }
 
 #[test]
+fn a_schedule_goes_out_when_it_is_durable() {
+    let mut world = World::with_node();
+    let set = |every: u64| {
+        json!({
+            "op": "schedule.set", "select": { "all": true },
+            "entries": [{ "id": "a", "job": "job", "every_ms": every }],
+        })
+    };
+    let version = |sent: &Sent| {
+        let body = &sent.commands.last().unwrap().1;
+        let Command::Schedule(schedule) = Command::decode(body).unwrap() else { panic!() };
+        schedule.version.counter
+    };
+    world.held = true;
+    assert!(world.ask(set(1_000)).commands.is_empty());
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert_eq!(sent.kinds(), ["welcome"], "not in answer to a Hello either");
+    let sent = world.commit();
+    assert_eq!(sent.kinds(), ["schedule"]);
+    let told = version(&sent);
+    // This change dies with the hub, and its version is the next change's.
+    assert!(world.ask(set(2_000)).commands.is_empty());
+    let mut world = world.restart();
+    let sent = world.report(A, None, &hello(&mut [0; 256], 2));
+    assert_eq!(version(&sent), told);
+    assert!(version(&world.ask(set(3_000))) > told);
+}
+
+#[test]
 fn schedules_are_merged_and_handed_over() {
     let mut world = World::with_node();
     let entry = |id: &str, every: u64| json!({ "id": id, "job": "job", "every_ms": every });
