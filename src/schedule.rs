@@ -101,6 +101,8 @@ pub(crate) enum Due {
     Run {
         index: usize,
         due: UnixMillis,
+        /// Of an interval: when that is on the boot clock, in milliseconds.
+        boot_ms: Option<u64>,
         /// It is being caught up with.
         late: bool,
     },
@@ -293,7 +295,12 @@ impl Schedule {
         *count += missed.max(1);
         *due = named(*count);
         Some(match missed {
-            0 => Due::Run { index, due: *due, late: total > 1 || late_ms > ON_TIME_MS },
+            0 => Due::Run {
+                index,
+                due: *due,
+                boot_ms: Some(origin + *count * *period_ms),
+                late: total > 1 || late_ms > ON_TIME_MS,
+            },
             count => Due::Missed { index, from: named(first), to: named(before + count), count },
         })
     }
@@ -326,7 +333,12 @@ impl Schedule {
                 let last = last.filter(|last| {
                     entry.catch_up != CatchUp::Skip || until.ms_since(*last) <= ON_TIME_MS
                 })?;
-                return Some(Due::Run { index, due: last.plus_ms(share), late: true });
+                return Some(Due::Run {
+                    index,
+                    due: last.plus_ms(share),
+                    boot_ms: None,
+                    late: true,
+                });
             }
         };
         let first = dues_after(time).next()?;
@@ -336,7 +348,7 @@ impl Schedule {
         if missed == 0 {
             *handled = upto(first);
             let late = total > 1 || late_ms > ON_TIME_MS;
-            return Some(Due::Run { index, due: first.plus_ms(share), late });
+            return Some(Due::Run { index, due: first.plus_ms(share), boot_ms: None, late });
         }
         let to = usize::try_from(missed - 1).ok().and_then(|n| dues_after(time).nth(n))?;
         *handled = upto(to);

@@ -91,7 +91,9 @@ impl Agent {
         self.schedule.learn_time(self.now, time);
         while let Some(due) = self.schedule.next_due(self.now, trusted) {
             match due {
-                Due::Run { index, due, late } => self.run_entry(index, due, late),
+                Due::Run { index, due, boot_ms, late } => {
+                    self.run_entry(index, due, boot_ms, late);
+                }
                 Due::Missed { index, from, to, count } => {
                     self.report_missed(index, from, to, count)
                 }
@@ -104,12 +106,16 @@ impl Agent {
         }
     }
 
-    fn run_entry(&mut self, index: usize, due: UnixMillis, late: bool) {
+    fn run_entry(&mut self, index: usize, due: UnixMillis, boot_ms: Option<u64>, late: bool) {
         let Some(entry) = self.schedule.entry(index) else { return };
         let orders = Orders::of(&entry);
         let Ok(name) = entry.id.parse() else { return };
         let Ok(job_name) = entry.job.parse::<fieldpost_wire::Name>() else { return };
-        let id = RunId::scheduled(due, &self.settings.node, &name);
+        let node = &self.settings.node;
+        let id = match boot_ms {
+            Some(boot_ms) => RunId::of_interval(due, node, &name, &self.boot_id, boot_ms),
+            None => RunId::scheduled(due, node, &name),
+        };
         let attempt = Attempt::FIRST;
         let job = self.job(entry.job).map(Arc::clone);
         let pairs = entry.args.iter().map(|arg| (arg.name, arg.value));

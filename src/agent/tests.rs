@@ -528,6 +528,24 @@ fn a_schedule_runs_with_and_without_a_link_and_survives_a_restart() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_names_no_two_runs_of_an_interval_alike() {
+    let mut world = World::welcomed(settings(jobs()));
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "noop", 1_000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    world.pass(60, true);
+    world.ack_all_of(7);
+    let before: std::collections::HashSet<_> = world.finished().iter().map(|end| end.run).collect();
+    // Set back while the agent was away; nobody says that it is wrong.
+    let mut world = world.killed_with_clock(identity(8), -30_000);
+    world.welcome();
+    world.pass(60, true);
+    let after: Vec<_> = world.finished().iter().map(|end| end.run).collect();
+    assert!(before.len() > 50 && after.len() > 50);
+    assert!(after.iter().all(|run| !before.contains(run)));
+}
+
+#[test]
 fn an_entry_that_can_not_run_is_told_by_heartbeat_and_result() {
     let mut world = World::welcomed(settings(jobs()));
     let mut list = [0; 512];

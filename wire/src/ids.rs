@@ -58,7 +58,7 @@ macro_rules! id_16 {
 
 id_16! {
     /// One run. Ids sort by time: a triggered run's is a UUIDv7, a scheduled one's is
-    /// [`RunId::scheduled`].
+    /// [`RunId::scheduled`] or, for an interval, [`RunId::of_interval`].
     RunId
 }
 id_16! {
@@ -147,11 +147,34 @@ impl RunId {
     /// The same run has the same id whoever computes it, and ids sort by time.
     #[must_use]
     pub fn scheduled(due: UnixMillis, node: &Name, entry: &Name) -> Self {
+        Self::of_entry(due, node, entry, &[])
+    }
+
+    /// The id of a run of an entry that counts intervals since the machine's boot `boot`, due
+    /// `boot_ms` milliseconds after it. It is [`RunId::scheduled`], with a zero byte, the 16 bytes of
+    /// `boot` and `boot_ms` as 8 big-endian bytes behind what is hashed: `due` may be told by a
+    /// clock that is wrong, or is set back, and then names two runs.
+    #[must_use]
+    pub fn of_interval(
+        due: UnixMillis,
+        node: &Name,
+        entry: &Name,
+        boot: &[u8; 16],
+        boot_ms: u64,
+    ) -> Self {
+        let mut since = [0; 25];
+        since[1..17].copy_from_slice(boot);
+        since[17..].copy_from_slice(&boot_ms.to_be_bytes());
+        Self::of_entry(due, node, entry, &since)
+    }
+
+    fn of_entry(due: UnixMillis, node: &Name, entry: &Name, more: &[u8]) -> Self {
         let mut hash = Fnv1a::new();
         hash.write(&due.0.to_be_bytes());
         hash.write(node.as_bytes());
         hash.write(&[0]);
         hash.write(entry.as_bytes());
+        hash.write(more);
         let hash = hash.0.to_be_bytes();
         let mut rest = [0; 10];
         rest.copy_from_slice(&hash[6..]);

@@ -610,4 +610,18 @@ fn a_scheduled_runs_id_is_the_same_whoever_computes_it() {
     assert_eq!(id.to_string().parse(), Ok(id));
 }
 
+#[test]
+fn runs_of_an_interval_differ_by_boot_and_by_time_since() {
+    let (node, entry) = ("gw-017".parse::<Name>().unwrap(), "night".parse::<Name>().unwrap());
+    let due = UnixMillis(1_767_225_600_000);
+    let boot = std::array::from_fn(|n| n as u8);
+    let id = RunId::of_interval(due, &node, &entry, &boot, 3_600_000);
+    assert_eq!(id.time(), due);
+    assert_eq!(id.to_string(), INTERVAL);
+    assert_ne!(id, RunId::of_interval(due, &node, &entry, &[7; 16], 3_600_000));
+    assert_ne!(id, RunId::of_interval(due, &node, &entry, &boot, 3_600_001));
+    assert_ne!(id, RunId::scheduled(due, &node, &entry));
+}
+
+const INTERVAL: &str = "019b76da-a800-8191-bbc6-4ee34ac71ce4";
 const SCHEDULED: &str = "019b76da-a800-8393-8758-80bab7372668";

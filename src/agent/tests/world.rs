@@ -176,17 +176,29 @@ impl World {
         journal: &[u8],
         schedule: Option<&[u8]>,
         boot: Duration,
+        disk: Disk,
+    ) -> Self {
+        Self::started(settings, identity, journal, schedule, boot, disk, 0)
+    }
+
+    fn started(
+        settings: Settings,
+        identity: Identity,
+        journal: &[u8],
+        schedule: Option<&[u8]>,
+        boot: Duration,
         mut disk: Disk,
+        skew_ms: i64,
     ) -> Self {
         let recovered = disk.recover(journal);
         let spool = settings.spool.map(|_| &recovered);
-        let wall = UnixMillis(EPOCH + boot.as_millis() as u64);
-        let now = Now { boot, wall, synchronised: true };
+        let wall = (EPOCH + boot.as_millis() as u64).saturating_add_signed(skew_ms);
+        let now = Now { boot, wall: UnixMillis(wall), synchronised: true };
         let restored = Restored { journal, schedule, spool, boot_id: [5; 16] };
         let mut world = Self {
             agent: Agent::new(settings, restored, identity, now),
             boot,
-            skew_ms: 0,
+            skew_ms,
             synchronised: true,
             room: true,
             done: Vec::new(),
@@ -383,10 +395,15 @@ impl World {
 
     /// The agent is killed and started again.
     pub(super) fn killed(self, identity: Identity) -> Self {
+        self.killed_with_clock(identity, 0)
+    }
+
+    /// The agent is killed and started again, with the clock off by so much.
+    pub(super) fn killed_with_clock(self, identity: Identity, skew_ms: i64) -> Self {
         let settings = Settings { jobs: jobs(), ..self.agent.settings.clone() };
         let boot = self.boot + Duration::from_secs(1);
         let (journal, schedule) = (&self.journal, self.schedule.as_deref());
-        Self::restarted(settings, identity, journal, schedule, boot, self.disk)
+        Self::started(settings, identity, journal, schedule, boot, self.disk, skew_ms)
     }
 
     pub(super) fn finished(&self) -> Vec<End> {
