@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, FlockArg, OFlag, PosixFadviseAdvice, posix_fadvise};
 
 use crate::limits::SEGMENT;
 use crate::spool::{Recovered, Verdict, Work};
@@ -27,6 +27,8 @@ pub struct Files {
     open: Option<(u32, File)>,
     /// Its name may not be on disk.
     is_new: bool,
+    /// Segments that were written since one was synced last.
+    unsynced: Vec<u32>,
     buffer: Vec<u8>,
     written: u64,
 }
@@ -58,6 +60,7 @@ impl Files {
             lock: None,
             open: None,
             is_new: false,
+            unsynced: Vec::new(),
             buffer: Vec::new(),
             written: 0,
         }
@@ -185,6 +188,9 @@ impl Files {
         } else if self.open.as_ref().is_none_or(|(open, _)| *open != segment) {
             self.open = Some((segment, OpenOptions::new().write(true).open(&path)?));
         }
+        if self.unsynced.last() != Some(&segment) {
+            self.unsynced.push(segment);
+        }
         let Some((_, file)) = &self.open else { return Ok(()) };
         let outcome = file.write_all_at(bytes, u64::from(at));
         match &outcome {
@@ -203,7 +209,22 @@ impl Files {
         outcome
     }
 
+    /// Lets the kernel begin to write all that waits, before the first of it is synced: one commit
+    /// of the file system's journal then does for all of it, instead of one for each segment.
+    fn begin_writing(&mut self) {
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        for segment in std::mem::take(&mut self.unsynced) {
+            // It is but a hint: whether it comes to the disk is what syncing it says.
+            if let Ok(file) = File::open(self.path(segment))
+                && let Err(error) = posix_fadvise(file, 0, 0, advice)
+            {
+                log::debug!("segment {segment} can't be written ahead: {error}");
+            }
+        }
+    }
+
     fn sync(&mut self, segment: u32) -> io::Result<()> {
+        self.begin_writing();
         match &self.open {
             Some((open, file)) if *open == segment => file.sync_data()?,
             Some(_) | None => File::open(self.path(segment))?.sync_data()?,
@@ -217,6 +238,7 @@ impl Files {
     }
 
     fn close(&mut self, segment: u32) {
+        self.unsynced.retain(|&unsynced| unsynced != segment);
         if self.open.as_ref().is_some_and(|(open, _)| *open == segment) {
             self.open = None;
         }
