@@ -117,6 +117,17 @@ def test_a_wrong_operator_is_refused_when_the_dag_is_read(wrong: dict[str, Any])
         FieldpostTriggerOperator(task_id="a", job="j", node="n", **wrong)
 
 
+def test_what_is_wrong_is_said_by_its_own_name() -> None:
+    with pytest.raises(ValueError, match=r"min_online 2\.0: "):
+        FieldpostNodeSensor(task_id="a", group="g", min_online=2.0)
+    with pytest.raises(ValueError, match=r"min_taken_up 2\.0: "):
+        FieldpostScheduleOperator(task_id="a", group="g", entries=[], min_taken_up=2.0)
+    with pytest.raises(ValueError, match="status 'okay'"):
+        FieldpostResultSensor(task_id="a", job="j", statuses=["okay"])
+    with pytest.raises(ValueError, match="status 'okay'"):
+        FieldpostEventTrigger(jobs="j", statuses="okay")
+
+
 # -- connections ---------------------------------------------------------------------------------
 
 

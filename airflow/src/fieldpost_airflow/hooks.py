@@ -10,7 +10,14 @@ from airflow.sdk import BaseHook
 
 from fieldpost_airflow import __version__, calls, connection, protocol, sockets
 from fieldpost_airflow.calls import Call, Page, Request, Submitted
-from fieldpost_airflow.protocol import BadAnswer, FieldpostError, HubAway, Json, RunState
+from fieldpost_airflow.protocol import (
+    BadAnswer,
+    FieldpostError,
+    HubAway,
+    Json,
+    RunState,
+    Unreached,
+)
 from fieldpost_airflow.sockets import Address, AsyncClient, Client, Listener
 
 T = TypeVar("T")
@@ -410,6 +417,8 @@ def _series(version: str) -> list[str]:
 
 
 def _unsure(error: HubAway | BadAnswer, run_id: str) -> HubAway | BadAnswer:
+    if isinstance(error, Unreached):
+        return error
     return type(error)(f"{error}; it may have been stored: submit again with run_id={run_id!r}")
 
 
