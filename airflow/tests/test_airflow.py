@@ -166,9 +166,20 @@ def test_a_local_socket_needs_no_keys() -> None:
         ({"host": None}, "no host"),
         ({"password": None}, "has no password"),
         ({"password": "short"}, "5 characters"),
+        ({"password": "#" * 40}, "is mistyped"),
+        ({"extra": json.dumps({"server_key": "#" * 40})}, "server_key .* is mistyped"),
         ({"login": SERVER}, "not one pair"),
         ({"extra": None}, "server_key"),
         ({"extra": json.dumps({"server_key": SERVER, "timeout": -1})}, "timeout -1"),
+        ({"host": "tcp://hub.example"}, "host 'tcp://hub.example': a name or an address"),
+        ({"host": "hub.example:4512"}, "host 'hub.example:4512': a name or an address"),
+        ({"host": "hub .example"}, "host 'hub .example': a name or an address"),
+        ({"host": f"/{'a' * 120}"}, "has 121 bytes: a Unix socket's path has at most 107"),
+        ({"port": 70_000}, "port 70000: 1 to 65535"),
+        (
+            {"extra": json.dumps({"server_key": SERVER, "events_port": "x"})},
+            "events_port 'x': 1 to 65535",
+        ),
     ],
 )
 def test_a_wrong_connection_says_which_field(wrong: dict[str, Any], said: str) -> None:
