@@ -93,7 +93,7 @@ class FieldpostHook(BaseHook):
     ) -> Submitted:
         """Triggers a job on nodes. The hub has stored it when this returns. Again with the same
         ``run_id`` (from :func:`~fieldpost_airflow.protocol.new_run_id`), it is the same run. When
-        no answer comes, it may be stored or not, and the error says its ``run_id``.
+        it was sent and no answer comes, it may be stored or not, and the error says its ``run_id``.
 
         :param ttl: seconds until it must have started
         """
