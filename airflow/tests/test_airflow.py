@@ -117,6 +117,17 @@ def test_a_wrong_operator_is_refused_when_the_dag_is_read(wrong: dict[str, Any])
         FieldpostTriggerOperator(task_id="a", job="j", node="n", **wrong)
 
 
+def test_what_is_wrong_is_said_by_its_own_name() -> None:
+    with pytest.raises(ValueError, match=r"min_online 2\.0: "):
+        FieldpostNodeSensor(task_id="a", group="g", min_online=2.0)
+    with pytest.raises(ValueError, match=r"min_taken_up 2\.0: "):
+        FieldpostScheduleOperator(task_id="a", group="g", entries=[], min_taken_up=2.0)
+    with pytest.raises(ValueError, match="status 'okay'"):
+        FieldpostResultSensor(task_id="a", job="j", statuses=["okay"])
+    with pytest.raises(ValueError, match="status 'okay'"):
+        FieldpostEventTrigger(jobs="j", statuses="okay")
+
+
 # -- connections ---------------------------------------------------------------------------------
 
 
@@ -155,9 +166,20 @@ def test_a_local_socket_needs_no_keys() -> None:
         ({"host": None}, "no host"),
         ({"password": None}, "has no password"),
         ({"password": "short"}, "5 characters"),
+        ({"password": "#" * 40}, "is mistyped"),
+        ({"extra": json.dumps({"server_key": "#" * 40})}, "server_key .* is mistyped"),
         ({"login": SERVER}, "not one pair"),
         ({"extra": None}, "server_key"),
         ({"extra": json.dumps({"server_key": SERVER, "timeout": -1})}, "timeout -1"),
+        ({"host": "tcp://hub.example"}, "host 'tcp://hub.example': a name or an address"),
+        ({"host": "hub.example:4512"}, "host 'hub.example:4512': a name or an address"),
+        ({"host": "hub .example"}, "host 'hub .example': a name or an address"),
+        ({"host": f"/{'a' * 120}"}, "has 121 bytes: a Unix socket's path has at most 107"),
+        ({"port": 70_000}, "port 70000: 1 to 65535"),
+        (
+            {"extra": json.dumps({"server_key": SERVER, "events_port": "x"})},
+            "events_port 'x': 1 to 65535",
+        ),
     ],
 )
 def test_a_wrong_connection_says_which_field(wrong: dict[str, Any], said: str) -> None:

@@ -141,7 +141,8 @@ def test_the_device_and_the_audit_trail_know_who_asked(play: Play, site: Site) -
         ({"job": "ping", "node": [f"{n:060}" for n in range(1100)]}, "a frame holds 61440"),
         ({"job": "ping", "node": "gw-1", "args": {f"a{n}": 1 for n in range(9)}}, "at most 8"),
         ({"job": "ping"}, "exactly one of node="),
-        ({"job": "ping", "node": "gw-1", "ttl": "soon"}, "soon"),
+        ({"job": "ping", "node": "gw-1", "ttl": "soon"}, "ttl 'soon': seconds, more"),
+        ({"job": "read-meter", "node": "gw-1", "args": "{{ {'bus': 1} }}"}, "a dict is expected"),
         ({"job": "big", "node": "gw-1", "output": "text"}, "say output_to="),
         ({"job": "lines", "node": "gw-1"}, "not JSON"),
         ({"job": "fail", "node": "gw-1"}, "fail is ok on 0 of 1 nodes (1 needed)"),
@@ -208,6 +209,25 @@ def test_outputs_are_what_they_are_said_to_be(play: Play, tmp_path: Path) -> Non
         assert state == "success"
         path = xcoms["return_value"]["gw-1"]["path"]
         assert Path(path.removeprefix("file://")).read_bytes() == b"x" * 300_000
+
+
+def test_an_output_that_can_not_be_stored_is_fetched_by_the_retry(
+    site: Site, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.write_text("a file is in the way")
+    context, store = context_of()
+
+    def once() -> Any:
+        return FieldpostTriggerOperator(
+            task_id="it", job="big", node="gw-1", output="path", output_to=f"file://{folder}"
+        ).execute(context)
+
+    with pytest.raises(AirflowException, match=r"could not be written to file://.*: a retry"):
+        once()
+    run_id = store.values["fieldpost_run"]["run_id"]
+    folder.unlink()
+    assert run_id in once()["gw-1"]["path"], "the job did not run twice"
 
 
 def test_fire_and_forget(play: Play, site: Site) -> None:

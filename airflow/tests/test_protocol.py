@@ -75,6 +75,9 @@ def test_arguments_are_text_on_the_wire() -> None:
         protocol.args_of({"a": "x" * 257})
     with pytest.raises(ValueError, match="9 arguments"):
         protocol.args_of({str(i): "" for i in range(9)})
+    wrong: Any = "{'bus': 1}"
+    with pytest.raises(ValueError, match=r"arguments .* a str: .* render_template_as_native_obj"):
+        protocol.args_of(wrong)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0, -1, "60", None])
@@ -101,6 +104,22 @@ def test_a_schedule_entry_has_arguments_as_a_trigger_has() -> None:
     for wrong in ({"bus": [2]}, "bus=2"):
         with pytest.raises(ValueError, match="the schedule entry 'often': "):
             next(calls.schedule_set({"all": True}, [{**entry, "args": wrong}]))
+    text: Any = "[{'id': 'often'}]"
+    with pytest.raises(ValueError, match=r"entries .* a str: .* render_template_as_native_obj"):
+        next(calls.schedule_set({"all": True}, text))
+    with pytest.raises(ValueError, match="a schedule entry is a list: a dict with id, job"):
+        next(calls.schedule_set({"all": True}, [[entry]]))  # type: ignore[list-item]
+
+
+def test_a_status_that_no_result_has_is_refused_by_name() -> None:
+    assert protocol.statuses("ok") == ["ok"]
+    assert protocol.statuses(["lost", "ok"]) == ["lost", "ok"]
+    assert protocol.statuses(None) is None
+    for wrong in ("okay", ["ok", "okay"]):
+        with pytest.raises(ValueError, match="status 'okay' is none: ok, cancelled, "):
+            protocol.statuses(wrong)
+    with pytest.raises(ValueError, match="no status"):
+        protocol.statuses([])
 
 
 def test_an_origin_fits_the_wire_and_is_whole_text() -> None:

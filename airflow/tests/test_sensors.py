@@ -72,6 +72,28 @@ def test_results_that_are_not_wanted_are_read_once(site: Site) -> None:
     assert store["fieldpost_after"]["after"] == site.hook.newest()
 
 
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_one_status_is_no_list_of_letters(site: Site, deferrable: bool) -> None:
+    sensor = FieldpostResultSensor(
+        task_id="it", job="ping", statuses="ok", after=0, deferrable=deferrable
+    )
+    done(site)
+    if not deferrable:
+        assert sensor.execute(context_of(Store()))["status"] == "ok"
+        return
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute(context_of(Store()))
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, FieldpostResultTrigger)
+    assert trigger.statuses == ["ok"]
+
+
+def test_an_offset_that_is_none_is_said_so() -> None:
+    after: Any = "x"
+    with pytest.raises(AirflowFailException, match="after 'x': an offset of the hub's"):
+        FieldpostResultSensor(task_id="it", job="ping", after=after).execute(context_of(Store()))
+
+
 def test_a_poke_while_the_hub_is_away_is_not_yet(
     own_site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,6 +137,21 @@ async def test_a_submit_without_an_answer_says_how_to_make_sure() -> None:
     sockets.close_all()
 
 
+async def test_a_submit_that_was_never_sent_is_not_said_to_be_stored() -> None:
+    with FakeHub(ok) as hub, FakeHub(ok) as other:
+        stranger = dataclasses.replace(hub.address, server_key=other.server_public, timeout=0.5)
+        absent = dataclasses.replace(hub.address, endpoint="tcp://127.0.0.1:9", timeout=0.5)
+        for address in (stranger, absent):
+            with pytest.raises(HubAway) as plain:
+                FieldpostHook(address=address).submit("ping", node="gw-1")
+            with pytest.raises(HubAway) as asynchronous:
+                await FieldpostAsyncHook(address=address).submit("ping", node="gw-1")
+            for error in (plain, asynchronous):
+                assert "stored" not in str(error.value)
+        assert hub.requests == []
+    sockets.close_all()
+
+
 def test_output_of_a_run_that_is_not_known_is_said_so() -> None:
     nothing: dict[str, Any] = {"chunks": [], "next": None, "complete": False}
     with (

@@ -183,7 +183,7 @@ def schedule_set(
     """Replaces the schedule of these nodes. The same again changes nothing."""
     fields: Json = {
         "select": dict(select),
-        "entries": [protocol.entry_of(each) for each in entries],
+        "entries": protocol.entries_of(entries),
     }
     if origin:
         fields["origin"] = protocol.cut(origin)

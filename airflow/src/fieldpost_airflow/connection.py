@@ -14,15 +14,21 @@ extra ``timeout``       seconds the hub may take to answer, 10
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import struct
 from typing import Any, Protocol
 
 import zmq
+from zmq.utils import z85
 
 from fieldpost_airflow.sockets import Address
 
 CLIENTS_PORT = 4512
 EVENTS_PORT = 4513
+_HOST = re.compile(r"[\w.-]+")
+_MOST_PATH = 107
+"""The longest path of a Unix socket, in bytes."""
 _KEY = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
 
@@ -50,8 +56,16 @@ def address(conn: Fields) -> Address:
     if host.startswith("/"):
         # The hub's own names for its two local sockets.
         local = extra.get("events_socket") or host.rpartition("/")[0] + "/events.sock"
+        for path in (host, local):
+            if len(path.encode()) > _MOST_PATH:
+                raise ValueError(
+                    f"the connection {name}: {path} has {len(path.encode())} bytes: "
+                    f"a Unix socket's path has at most {_MOST_PATH}"
+                )
         return Address(endpoint=f"ipc://{host}", events=f"ipc://{local}", timeout=timeout)
-    port = int(conn.port or CLIENTS_PORT)
+    host = _host(name, host)
+    port = _port(name, "port", conn.port or CLIENTS_PORT)
+    events = _port(name, "events_port", extra.get("events_port") or EVENTS_PORT)
     server = _key(name, "extra field server_key (the hub's public key)", extra.get("server_key"))
     secret = _key(name, "password (the client's secret key)", conn.password)
     derived = zmq.curve_public(secret.encode()).decode()
@@ -61,16 +75,39 @@ def address(conn: Fields) -> Address:
             f"the connection {name}: login and password are not one pair of keys; "
             "`fieldpost key new` makes one"
         )
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
     return Address(
         endpoint=f"tcp://{host}:{port}",
-        events=f"tcp://{host}:{int(extra.get('events_port') or EVENTS_PORT)}",
+        events=f"tcp://{host}:{events}",
         server_key=server,
         public_key=public,
         secret_key=secret,
         timeout=timeout,
     )
+
+
+def _host(conn_id: Any, host: str) -> str:
+    """A name or an address, as it stands before a port."""
+    if _HOST.fullmatch(host):
+        return host
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.IPv6Address(bare)
+    except ValueError:
+        raise ValueError(
+            f"the connection {conn_id}: host {host!r}: a name or an address is expected, "
+            "without tcp:// and port"
+        ) from None
+    return f"[{bare}]"
+
+
+def _port(conn_id: Any, what: str, value: Any) -> int:
+    try:
+        port = int(value)
+    except (TypeError, ValueError):
+        port = 0
+    if not 0 < port < 65536:
+        raise ValueError(f"the connection {conn_id}: {what} {value!r}: 1 to 65535 is expected")
+    return port
 
 
 def _key(conn_id: Any, what: str, value: Any) -> str:
@@ -83,6 +120,10 @@ def _key(conn_id: Any, what: str, value: Any) -> str:
             f"the connection {conn_id}: {what} is no key: 40 characters of Z85 are expected, "
             f"it has {len(text)} characters"
         )
+    try:
+        z85.decode(text)
+    except struct.error:  # five characters can say more than four bytes hold
+        raise ValueError(f"the connection {conn_id}: {what} is mistyped: it is no key") from None
     return text
 
 

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Any
 
 from fieldpost_airflow import protocol
-from fieldpost_airflow.protocol import FieldpostError, HubAway, NotAllowed, Reply
+from fieldpost_airflow.protocol import FieldpostError, HubAway, NotAllowed, Reply, Unreached
 
 # zmq.h of 4.3: events of a socket's monitor.
 CONNECTED = 0x0001
@@ -42,6 +42,7 @@ class Exchange:
         self.address = address
         self.sight = Sight.NOTHING
         self.up = False
+        self._was_up = False
         self._next_id = 1
         self._open: dict[int, bytes] = {}
 
@@ -69,7 +70,7 @@ class Exchange:
     def happened(self, event: int) -> list[bytes]:
         """Takes in an event of the monitor; gives what is to be sent now."""
         if event == SUCCEEDED:
-            self.sight, self.up = Sight.WELCOME, True
+            self.sight, self.up, self._was_up = Sight.WELCOME, True, True
             return list(self._open.values())
         if event == FAILED_AUTH:
             self.sight = Sight.REFUSED
@@ -94,19 +95,20 @@ class Exchange:
     def away(self, waited: float) -> FieldpostError:
         """What the lack of an answer means."""
         address = self.address
+        away = HubAway if self._was_up else Unreached
         match self.sight:
             case Sight.NOTHING:
-                return HubAway(
+                return away(
                     f"no hub answers at {address}: is `fieldpost hub` running there, "
                     "and are host and port of the connection right?"
                 )
             case Sight.CONNECTED:
-                return HubAway(
+                return away(
                     f"something listens at {address}, but it does not speak as a hub: is that "
                     "the hub's clients' port (4512), and is the connection's server key the hub's?"
                 )
             case Sight.BROKEN:
-                return HubAway(
+                return away(
                     f"{address} breaks the handshake off: is the connection's server key "
                     "the hub's, and the port the clients' one (4512)?"
                 )

@@ -10,7 +10,14 @@ from airflow.sdk import BaseHook
 
 from fieldpost_airflow import __version__, calls, connection, protocol, sockets
 from fieldpost_airflow.calls import Call, Page, Request, Submitted
-from fieldpost_airflow.protocol import BadAnswer, FieldpostError, HubAway, Json, RunState
+from fieldpost_airflow.protocol import (
+    BadAnswer,
+    FieldpostError,
+    HubAway,
+    Json,
+    RunState,
+    Unreached,
+)
 from fieldpost_airflow.sockets import Address, AsyncClient, Client, Listener
 
 T = TypeVar("T")
@@ -86,7 +93,7 @@ class FieldpostHook(BaseHook):
     ) -> Submitted:
         """Triggers a job on nodes. The hub has stored it when this returns. Again with the same
         ``run_id`` (from :func:`~fieldpost_airflow.protocol.new_run_id`), it is the same run. When
-        no answer comes, it may be stored or not, and the error says its ``run_id``.
+        it was sent and no answer comes, it may be stored or not, and the error says its ``run_id``.
 
         :param ttl: seconds until it must have started
         """
@@ -410,6 +417,8 @@ def _series(version: str) -> list[str]:
 
 
 def _unsure(error: HubAway | BadAnswer, run_id: str) -> HubAway | BadAnswer:
+    if isinstance(error, Unreached):
+        return error
     return type(error)(f"{error}; it may have been stored: submit again with run_id={run_id!r}")
 
 

@@ -402,14 +402,14 @@ class FieldpostTriggerOperator(BaseOperator):
         size = int(node.result.get("bytes") or 0)
         attempt = node.result.get("attempt")
         if node.result.get("output_dropped"):
-            raise FieldpostError(f"{node.node} had to drop this output while the hub was away")
+            raise FieldpostError("the output had to be dropped while the hub was away")
         most = conf.getint("fieldpost", "xcom_bytes", fallback=65_536)
         if self.output_kind != "path" and size <= most:
             data = hook.output(run.run_id, node.node, attempt=attempt)
             return {"output": outcome.parse(data, self.output_kind)}
         if self.output_to is None:
             raise FieldpostError(
-                f"{node.node}'s output has {size} bytes, and XCom takes {most} "
+                f"the output has {size} bytes, and XCom takes {most} "
                 "([fieldpost] xcom_bytes): say output_to= where it can go"
             )
         return {"path": self._store(hook, run, node)}
@@ -417,13 +417,22 @@ class FieldpostTriggerOperator(BaseOperator):
     def _store(self, hook: FieldpostHook, run: RunState, node: NodeState) -> str:
         from airflow.sdk import ObjectStoragePath
 
-        folder = ObjectStoragePath(str(self.output_to)) / run.run_id
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / node.node
         attempt = node.result.get("attempt")
-        with path.open("wb") as file:
-            for page in hook.stream_output(run.run_id, node.node, attempt=attempt):
-                file.write(page)
+        try:
+            folder = ObjectStoragePath(str(self.output_to)) / run.run_id
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / node.node
+            with path.open("wb") as file:
+                for page in hook.stream_output(run.run_id, node.node, attempt=attempt):
+                    file.write(page)
+        except FieldpostError:
+            raise
+        except Exception as error:  # whatever the storage's library raises
+            # Not the node's failure: that would be a new run for the retry.
+            raise AirflowException(
+                f"{node.node}'s output could not be written to {self.output_to}: "
+                f"a retry fetches it from the hub again ({type(error).__name__}: {error})"
+            ) from error
         return str(path)
 
     # -- what is remembered from one try to the next ---------------------------------------------
@@ -523,7 +532,7 @@ class FieldpostScheduleOperator(BaseOperator):
         self.min_taken_up = min_taken_up
         self.wait = wait
         self.fieldpost_conn_id = fieldpost_conn_id
-        outcome.wanted(min_taken_up, 1)
+        outcome.wanted(min_taken_up, 1, "min_taken_up")
 
     def execute(self, context: Context) -> Json:
         with one_sentence():
@@ -567,7 +576,10 @@ class FieldpostScheduleOperator(BaseOperator):
 
 
 def _seconds(value: float | str | timedelta) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    try:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
     if not 0 < seconds < math.inf:
         raise ValueError(f"ttl {value!r}: seconds, more than 0, are expected")
     return seconds

@@ -18,25 +18,25 @@ OutputKind = Literal["json", "text", "lines", "path"]
 OUTPUT_KINDS = get_args(OutputKind)
 
 
-def wanted(min_success: float | int, count: int) -> int:
+def wanted(least: float | int, count: int, what: str = "min_success") -> int:
     """How many of ``count`` nodes must succeed: a share (a float up to 1.0) or a number (an int).
 
     At least one of those there are, unless the share or the number is 0.
     """
-    is_number = isinstance(min_success, (int, float)) and not isinstance(min_success, bool)
+    is_number = isinstance(least, (int, float)) and not isinstance(least, bool)
     # Not "< 0": what is no number at all, nan, is not that either.
-    if not is_number or not min_success >= 0:
-        raise ValueError(f"min_success {min_success!r}: a share up to 1.0, or a number of nodes")
-    if isinstance(min_success, float):
-        if min_success > 1:
+    if not is_number or not least >= 0:
+        raise ValueError(f"{what} {least!r}: a share up to 1.0, or a number of nodes")
+    if isinstance(least, float):
+        if least > 1:
             raise ValueError(
-                f"min_success {min_success!r}: a share is at most 1.0; "
+                f"{what} {least!r}: a share is at most 1.0; "
                 "write a whole number for a number of nodes"
             )
         # 0.1 * 30 is a little more than 3.
-        needed = math.ceil(round(min_success * count, 9))
-        return max(min(1, count), needed) if min_success > 0 else 0
-    return min_success
+        needed = math.ceil(round(least * count, 9))
+        return max(min(1, count), needed) if least > 0 else 0
+    return least
 
 
 @dataclass(frozen=True)

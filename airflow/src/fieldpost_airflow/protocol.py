@@ -45,6 +45,10 @@ class HubAway(FieldpostError):
     """No hub answers: it may later."""
 
 
+class Unreached(HubAway):
+    """There never was a connection: nothing was sent."""
+
+
 class NotAllowed(FieldpostError):
     """The hub does not let this key in. Trying again does not help."""
 
@@ -160,8 +164,27 @@ def select(
     return {"all": True}
 
 
+def statuses(value: str | Iterable[str] | None) -> list[str] | None:
+    """One status or several, each one that a result may have; ``None``: any."""
+    if value is None:
+        return None
+    listed = [value] if isinstance(value, str) else list(value)
+    for status in listed:
+        if status != "ok" and status not in FINAL_BAD:
+            expected = ", ".join(("ok", *sorted(FINAL_BAD)))
+            raise ValueError(f"status {status!r} is none: {expected} are expected")
+    if not listed:
+        raise ValueError("no status is named: a result has one; None means any")
+    return listed
+
+
+_NATIVE = "; a template gives text, unless the DAG has render_template_as_native_obj=True"
+
+
 def args_of(args: Mapping[str, Any] | None) -> dict[str, str]:
     """Arguments as the wire has them: text. Numbers and booleans become text, nothing else does."""
+    if args is not None and not isinstance(args, Mapping):
+        raise ValueError(f"the arguments are a {type(args).__name__}: a dict is expected{_NATIVE}")
     written: dict[str, str] = {}
     for name, value in (args or {}).items():
         if isinstance(value, bool):
@@ -218,13 +241,26 @@ def origin(
     return cut(text)
 
 
-def entry_of(entry: Mapping[str, Any]) -> Json:
-    """An entry of a schedule as the wire has it."""
+def entries_of(entries: Sequence[Mapping[str, Any]]) -> list[Json]:
+    """A schedule's entries as the wire has them."""
+    if isinstance(entries, (str, Mapping)) or not isinstance(entries, Iterable):
+        raise ValueError(
+            f"the entries are a {type(entries).__name__}: a list of dicts is expected{_NATIVE}"
+        )
+    return [_entry(each) for each in entries]
+
+
+def _entry(entry: Mapping[str, Any]) -> Json:
+    if not isinstance(entry, Mapping):
+        raise ValueError(
+            f"a schedule entry is a {type(entry).__name__}: "
+            "a dict with id, job, and cron or every_ms is expected"
+        )
     written = dict(entry)
     if written.get("args") is not None:
         try:
             written["args"] = args_of(written["args"])
-        except (ValueError, AttributeError, TypeError) as error:
+        except ValueError as error:
             raise ValueError(f"the schedule entry {written.get('id')!r}: {error}") from None
     return written
 

@@ -109,7 +109,7 @@ class FieldpostNodeSensor(_FieldpostSensor):
         self.group = group
         self.all_nodes = all_nodes
         self.min_online = min_online
-        outcome.wanted(min_online, 1)
+        outcome.wanted(min_online, 1, "min_online")
 
     def execute(self, context: Context) -> Any:
         if not self.deferrable:
@@ -163,14 +163,14 @@ class FieldpostResultSensor(_FieldpostSensor):
         *,
         job: str | Sequence[str] | None = None,
         node: str | Sequence[str] | None = None,
-        statuses: Sequence[str] | None = ("ok",),
+        statuses: str | Sequence[str] | None = ("ok",),
         after: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.job = job
         self.node = node
-        self.statuses = statuses
+        self.statuses = protocol.statuses(statuses)
         self.after = after
 
     def _trigger(self, after: int) -> FieldpostResultTrigger:
@@ -191,8 +191,9 @@ class FieldpostResultSensor(_FieldpostSensor):
             elif self.after is None:
                 # From here on, and not from when the triggerer or the next poke gets to it.
                 self.after = FieldpostHook(self.fieldpost_conn_id).newest()
-            trigger = self._trigger(int(self.after))
-        self._remember(context, int(self.after))
+            self.after = _offset(self.after)
+            trigger = self._trigger(self.after)
+        self._remember(context, self.after)
         if not self.deferrable:
             return super().execute(context)
         self._defer(trigger)
@@ -242,3 +243,13 @@ class FieldpostResultSensor(_FieldpostSensor):
         store = context.get("task_state_store")
         if store is not None:
             store.set(_RECORD, {"after": after, "max_tries": life(context)["max_tries"]})
+
+
+def _offset(value: int | str) -> int:
+    """An offset; a template gives it as text."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"after {value!r}: an offset of the hub's, a number, is expected"
+        ) from None

@@ -165,7 +165,8 @@ class FieldpostEventTrigger(BaseEventTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         self.jobs = protocol.names(jobs, "job") if jobs else []
         self.nodes = protocol.names(nodes, "node") if nodes else []
-        self.statuses = None if statuses is None else sorted(_listed(statuses))
+        wanted = protocol.statuses(statuses)
+        self.statuses = None if wanted is None else sorted(wanted)
         self.start = start
         self.fieldpost_conn_id = fieldpost_conn_id
         if start not in ("new", "all"):
@@ -329,10 +330,6 @@ class ResultStream(SharedStreamProducer):
         await self.hook.results_commit(self.trigger.consumer, offset)
 
 
-def _listed(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
 class FieldpostNodeTrigger(BaseTrigger):
     """Awaits that the hub hears enough of these nodes. A node or a group that the hub does not know
     is an error. Its event is ``{"outcome": "there" | "timeout" | "error", "online": [...],
@@ -401,7 +398,7 @@ class FieldpostResultTrigger(BaseTrigger):
         self,
         jobs: Sequence[str] = (),
         nodes: Sequence[str] = (),
-        statuses: Sequence[str] | None = ("ok",),
+        statuses: str | Sequence[str] | None = ("ok",),
         after: int | None = None,
         deadline: float | None = None,
         fieldpost_conn_id: str = FieldpostHook.default_conn_name,
@@ -409,7 +406,7 @@ class FieldpostResultTrigger(BaseTrigger):
         super().__init__()  # type: ignore[no-untyped-call]
         self.jobs = list(jobs)
         self.nodes = list(nodes)
-        self.statuses = None if statuses is None else list(statuses)
+        self.statuses = protocol.statuses(statuses)
         self.after = after
         self.deadline = deadline
         self.fieldpost_conn_id = fieldpost_conn_id
