@@ -232,7 +232,7 @@ impl Vitals {
             .collect();
         let json = serde_json::json!({
             "time_ms": time.0,
-            "uptime_s": heartbeat.uptime_s,
+            "uptime_s": heartbeat.boot_ms / 1_000,
             "load": f64::from(heartbeat.load_milli) / 1000.0,
             "memory_kib": heartbeat.memory_kib,
             "temperature_c": heartbeat.temperature_milli.map(|t| f64::from(t) / 1000.0),

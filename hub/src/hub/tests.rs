@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Command, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List,
-    Missed, OutboxId, Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State,
+    Attempt, BootId, Cause, Clock, Command, Exit, Finished, Heartbeat, Hello, HubId, JobOffer,
+    List, Missed, OutboxId, Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State,
     Status, Tag,
 };
 use serde_json::{Value, json};
@@ -236,6 +236,7 @@ fn finished(run: RunId, status: Status, chunks: u32) -> Report<'static> {
         status,
         exit: Exit::Code(0),
         started: UnixMillis(WALL),
+        boot: BootId::UNKNOWN,
         started_boot_ms: 1,
         clock: Clock::Trusted,
         duration_us: 2,
@@ -248,6 +249,29 @@ fn finished(run: RunId, status: Status, chunks: u32) -> Report<'static> {
         cpu_us: 4,
         truncated: false,
         output_dropped: false,
+    })
+}
+
+fn heartbeat(boot: BootId, boot_ms: u64, sent_bytes: u64) -> Report<'static> {
+    Report::Heartbeat(Heartbeat {
+        boot,
+        boot_ms,
+        load_milli: 0,
+        memory_kib: 1,
+        temperature_milli: None,
+        schedule: ScheduleVersion::default(),
+        entry_errors: List::empty(),
+        running: 0,
+        queued: 0,
+        outbox_records: 0,
+        outbox_bytes: 0,
+        spool_bytes: 0,
+        drops: List::empty(),
+        sent_bytes,
+        written_bytes: 0,
+        bad_commands: 0,
+        storage: "",
+        clock: Clock::Untrusted,
     })
 }
 
@@ -442,26 +466,7 @@ fn two_agents_with_one_key_are_quarantined() {
 fn heartbeats_that_do_not_fit_together_make_the_hub_look_for_a_second_agent() {
     let mut world = World::with_node();
     let mut beat = |sent_bytes| {
-        let vitals = Heartbeat {
-            uptime_s: 1,
-            load_milli: 0,
-            memory_kib: 1,
-            temperature_milli: None,
-            schedule: ScheduleVersion::default(),
-            entry_errors: List::empty(),
-            running: 0,
-            queued: 0,
-            outbox_records: 0,
-            outbox_bytes: 0,
-            spool_bytes: 0,
-            drops: List::empty(),
-            sent_bytes,
-            written_bytes: 0,
-            bad_commands: 0,
-            storage: "",
-            clock: Clock::Trusted,
-        };
-        world.report(A, None, &Report::Heartbeat(vitals));
+        world.report(A, None, &heartbeat(BootId(1), 1_000, sent_bytes));
         let sent = world.pass(6_000);
         sent.commands.iter().any(|(topic, body)| {
             topic == "n/gw/" && matches!(Command::decode(body), Ok(Command::Beacon(_)))
