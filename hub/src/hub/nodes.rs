@@ -7,6 +7,7 @@ use fieldpost_wire::{
 };
 
 use super::Moment;
+use super::boots::Boots;
 use super::fast::FastMap;
 use crate::store::{Key, NodeId, NodeKey, NodeRecord};
 
@@ -33,6 +34,8 @@ pub struct Node {
     pub sent_bytes: u64,
     /// How it does.
     pub vitals: Option<Vitals>,
+    /// When it booted.
+    pub boots: Boots,
     /// Runs that are not final here.
     pub open: Vec<RunId>,
     /// The batch in which it has something to ack, and where.
@@ -108,6 +111,7 @@ impl Node {
             before: None,
             sent_bytes: 0,
             vitals: None,
+            boots: Boots::default(),
             open: Vec::new(),
             ack_slot: (0, 0),
             acks_put_off: 0,

@@ -40,6 +40,7 @@ impl Triggers {
             source,
             outcome,
             received,
+            corrected: None,
             job,
             body,
             chunked: false,
