@@ -222,8 +222,6 @@ pub struct Usage {
 /// How the machine is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Vitals {
-    /// The machine's uptime, in seconds.
-    pub uptime_s: u64,
     /// The one-minute load average, times 1000.
     pub load_milli: u32,
     /// Memory available, in KiB.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fieldpost_wire::{
-    Clock, Drops, Error, Heartbeat, Hello, JobOffer, List, Name, OutboxId, Report, ScheduleVersion,
-    StartId, limits,
+    BootId, Clock, Drops, Error, Heartbeat, Hello, JobOffer, List, Name, OutboxId, Report,
+    ScheduleVersion, StartId, limits,
 };
 
 use crate::door::{Settings, Vitals};
@@ -125,6 +125,8 @@ impl Introduction<'_> {
 /// What a `Heartbeat` says.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pulse<'a> {
+    pub(crate) boot: BootId,
+    pub(crate) boot_ms: u64,
     pub(crate) vitals: Vitals,
     pub(crate) schedule: &'a Schedule,
     pub(crate) running: usize,
@@ -144,7 +146,8 @@ impl Pulse<'_> {
     pub(crate) fn encode(&self, lists: &mut [u8], body: &mut [u8]) -> Result<usize, Error> {
         let (drops_room, errors_room) = lists.split_at_mut(limits::JOBS * (limits::NAME + 11));
         let heartbeat = Heartbeat {
-            uptime_s: self.vitals.uptime_s,
+            boot: self.boot,
+            boot_ms: self.boot_ms,
             load_milli: self.vitals.load_milli,
             memory_kib: self.vitals.memory_kib,
             temperature_milli: self.vitals.temperature_milli,

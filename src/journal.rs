@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use fieldpost_wire::{Attempt, Cause, RunId, ScheduleVersion, UnixMillis};
+use fieldpost_wire::{Attempt, BootId, Cause, RunId, ScheduleVersion, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::JOURNAL_GROWTH;
@@ -51,9 +51,11 @@ pub(crate) struct Took<'a> {
     pub(crate) job: &'a str,
     #[serde(borrow)]
     pub(crate) cause: Cause<'a>,
-    /// When, by the wall clock and the boot clock.
+    /// When, by the wall clock and the boot clock, and in which boot that was: a record may be told
+    /// of in a later one.
     pub(crate) wall: UnixMillis,
     pub(crate) boot_ms: u64,
+    pub(crate) boot: BootId,
 }
 
 /// How far a schedule entry was dealt with.
@@ -221,7 +223,9 @@ mod tests {
         let attempt = Attempt(u32::MAX);
         let cause = Cause::Entry { entry: &name, due: UnixMillis(big) };
         let deadline = UnixMillis(big);
-        let took = Took { run, attempt, deadline, job: &name, cause, wall: deadline, boot_ms: big };
+        let boot = BootId(u32::MAX);
+        let (job, wall, boot_ms) = (&*name, deadline, big);
+        let took = Took { run, attempt, deadline, job, cause, wall, boot_ms, boot };
         let schedule = ScheduleVersion { epoch: big, counter: big };
         let upto = Upto::Every { anchor_ms: big, count: big, due: deadline };
         for record in [Record::Took(took), Record::Done { schedule, entry: &name, upto }] {

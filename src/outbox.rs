@@ -721,7 +721,7 @@ mod tests {
 
     #[test]
     fn the_oldest_output_goes_whole_and_its_result_says_so() {
-        use fieldpost_wire::{Cause, Clock, Exit, Finished, Status};
+        use fieldpost_wire::{BootId, Cause, Clock, Exit, Finished, Status};
         let finished = |output_dropped| {
             Report::Finished(Finished {
                 run: RunId([1; 16]),
@@ -731,6 +731,7 @@ mod tests {
                 status: Status::Ok,
                 exit: Exit::Code(0),
                 started: UnixMillis(1),
+                boot: BootId(9),
                 started_boot_ms: 2,
                 clock: Clock::Trusted,
                 duration_us: 3,

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldpost_wire::{Attempt, Cause, Clock, Name, RunId, UnixMillis};
+use fieldpost_wire::{Attempt, BootId, Cause, Clock, Name, RunId, UnixMillis};
 
 use crate::door::{Output, Signal, Slot};
 use crate::job::{Args, Job};
@@ -71,6 +71,7 @@ pub(crate) struct Active {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Started {
     pub(crate) boot: Duration,
+    pub(crate) boot_id: BootId,
     pub(crate) wall: UnixMillis,
     pub(crate) clock: Clock,
 }
@@ -370,7 +371,8 @@ mod tests {
     }
 
     const fn at(boot: Duration) -> Started {
-        Started { boot, wall: UnixMillis(0), clock: Clock::Trusted }
+        let boot_id = BootId::UNKNOWN;
+        Started { boot, boot_id, wall: UnixMillis(0), clock: Clock::Trusted }
     }
 
     fn started(runs: &mut Runs) -> Slot {

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use fieldpost_sockets::{Errno, KeyPair, Socket, zmq};
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Exit, Finished, OutboxId, Output, Report, RunId, Seq, Status, Tag,
-    UnixMillis, limits,
+    Attempt, BootId, Cause, Clock, Exit, Finished, OutboxId, Output, Report, RunId, Seq, Status,
+    Tag, UnixMillis, limits,
 };
 use garble::Between;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -454,6 +454,7 @@ fn a_flood_of_results_whose_chunks_never_come_leaves_room_for_others() {
                 status: Status::Ok,
                 exit: Exit::None,
                 started: UnixMillis(1_795_600_000_000),
+                boot: BootId::UNKNOWN,
                 started_boot_ms: 0,
                 clock: Clock::Trusted,
                 duration_us: 1,

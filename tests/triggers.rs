@@ -39,6 +39,10 @@ fn one_trigger_gives_one_result() {
     assert_eq!(results.len(), 1, "{results:?}");
     assert_eq!(results[0]["chunks"], 1);
     assert_eq!(results[0]["bytes"], 13);
+    // By the hub's clock, which is the node's here, give or take what the hub's may be off.
+    let [started, corrected, received] = ["started_ms", "started_corrected_ms", "received_ms"]
+        .map(|name| results[0][name].as_u64().unwrap());
+    assert!((started - 100..=received).contains(&corrected), "{results:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fieldpost_sockets::zmq::{Context, SocketType};
 use fieldpost_sockets::{Errno, Frame, KeyPair, PublicKey, Socket};
 use fieldpost_wire::{
-    ALL_TOPIC, Attempt, Cause, Clock, Command, Exit, Finished, Hello, JobOffer, List, Name,
+    ALL_TOPIC, Attempt, BootId, Cause, Clock, Command, Exit, Finished, Hello, JobOffer, List, Name,
     OutboxId, Report, RunId, ScheduleVersion, Seq, StartId, Status, Tag, Trigger, UnixMillis,
     node_topic,
 };
@@ -311,6 +311,7 @@ impl Node {
             status: Status::Ok,
             exit: Exit::Code(0),
             started: self.due,
+            boot: BootId(1),
             started_boot_ms: 1_000_000,
             clock: Clock::Trusted,
             duration_us: 20_000,

@@ -18,8 +18,8 @@ use fieldpost_hub::store::{
     Batch, Change, Identity, Key, NodeId, NodeKey, NodeRecord, Store, StoreThread,
 };
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Exit, Finished, HubId, OutboxId, Report, RunId, Seq, StartId, Status,
-    Tag, UnixMillis,
+    Attempt, BootId, Cause, Clock, Exit, Finished, HubId, OutboxId, Report, RunId, Seq, StartId,
+    Status, Tag, UnixMillis,
 };
 
 const NODES: u32 = 2_000;
@@ -151,6 +151,7 @@ impl Feed {
                     status: Status::Ok,
                     exit: Exit::Code(0),
                     started: UnixMillis(START_MS),
+                    boot: BootId(1),
                     started_boot_ms: 1_000_000,
                     clock: Clock::Trusted,
                     duration_us: 12_345,

@@ -24,6 +24,7 @@ use crate::store::{
 
 mod assembly;
 mod backup;
+mod boots;
 mod clients;
 mod door;
 mod events;

@@ -227,6 +227,8 @@ pub struct ResultRecord {
     pub outcome: Outcome,
     /// When it came.
     pub received: UnixMillis,
+    /// When it started, by the hub's clock; `None`: not known.
+    pub corrected: Option<UnixMillis>,
     /// It, as [`fieldpost_wire::Report::decode`] reads it.
     pub body: Vec<u8>,
     /// It replaces an inference of the hub.

@@ -11,7 +11,7 @@ use super::spooling::of_outbox;
 use super::{Agent, Save, Stage, Status};
 use crate::job::Kind;
 use crate::journal::Record;
-use crate::limits::{ACCEPTED_LATER, HELLO_FIRST, RESERVED_WAITING, TEXT, WAITING};
+use crate::limits::{ACCEPTED_LATER, HEARTBEAT, RESERVED_WAITING, TEXT, WAITING};
 use crate::link::Welcomed;
 use crate::outbox;
 use crate::push::{Answer, What};
@@ -71,7 +71,6 @@ impl Agent {
             log::debug!("a welcome for another start of this node's agent");
             return;
         }
-        let first = !self.link.was_ever_up();
         match self.link.welcome(self.now.boot, welcome.start, self.partial_hello) {
             Welcomed::Known => {}
             Welcomed::Anew => {
@@ -82,6 +81,10 @@ impl Agent {
                 }
                 self.status = Some(Status::Welcomed);
                 self.push.forget_answers();
+                // Before what waits in the outbox: from a heartbeat the hub knows when that started. The
+                // next one comes when it comes, and not from a whole fleet at once.
+                self.wants_vitals = true;
+                self.heartbeat_at = self.now.boot + HEARTBEAT.mul_f64(self.rng.f64());
                 #[cfg(feature = "planted-bugs")]
                 if self.identity.bugs.no_resend {
                     return;
@@ -91,12 +94,6 @@ impl Agent {
                     spool.window.send_all_again();
                 }
             }
-        }
-        if first {
-            // Soon, but not a whole fleet at once.
-            let most = 5 * HELLO_FIRST.as_millis() as u64;
-            self.heartbeat_at =
-                self.now.boot + std::time::Duration::from_millis(self.rng.u64(..most));
         }
     }
 

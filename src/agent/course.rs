@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldpost_wire::{
-    Attempt, Exit, Finished, Missed, Output as OutputReport, Overlap, Report, RunId,
+    Attempt, BootId, Exit, Finished, Missed, Output as OutputReport, Overlap, Report, RunId,
     Status as RunStatus, UnixMillis, limits::STDERR_TAIL,
 };
 
@@ -319,6 +319,7 @@ impl Agent {
             status: end.status,
             exit: end.exit,
             started: started.wall,
+            boot: started.boot_id,
             started_boot_ms: millis(started.boot),
             clock: started.clock,
             duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
@@ -434,7 +435,12 @@ impl Agent {
     }
 
     pub(super) fn started_now(&self) -> Started {
-        Started { boot: self.now.boot, wall: self.now.wall, clock: self.clock() }
+        Started {
+            boot: self.now.boot,
+            boot_id: BootId::of(self.boot_id),
+            wall: self.now.wall,
+            clock: self.clock(),
+        }
     }
 }
 
@@ -467,6 +473,7 @@ pub(super) fn unstarted<'a>(
         status,
         exit: Exit::None,
         started: started.wall,
+        boot: started.boot_id,
         started_boot_ms: millis(started.boot),
         clock: started.clock,
         duration_us: 0,
@@ -491,6 +498,7 @@ pub(super) fn took(run: &Run, at: Started) -> Took<'_> {
         cause: run.origin.cause(),
         wall: at.wall,
         boot_ms: millis(at.boot),
+        boot: at.boot_id,
     }
 }
 

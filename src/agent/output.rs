@@ -1,6 +1,6 @@
 //! What comes out of the core, in its order.
 
-use fieldpost_wire::{Reason, Report, RunState, State as StateReport};
+use fieldpost_wire::{BootId, Reason, Report, RunState, State as StateReport};
 
 use super::spooling::storage_trouble;
 use super::{Agent, Output, Save, Stage, Status};
@@ -223,6 +223,8 @@ impl Agent {
     fn prepare_heartbeat(&mut self) -> Option<usize> {
         let vitals = self.push.vitals?;
         let pulse = Pulse {
+            boot: BootId::of(self.boot_id),
+            boot_ms: super::course::millis(self.now.boot),
             vitals,
             schedule: &self.schedule,
             running: self.runs.in_progress().count(),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use fieldpost_wire::limits::DEADLINE_AHEAD_MS;
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
+    Attempt, BootId, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
 };
 
 use super::{Agent, Identity, Now, Restored, Save, Settings, Stage, Status};
@@ -212,6 +212,7 @@ impl Agent {
             status: RunStatus::Lost,
             exit: Exit::None,
             started: took.wall,
+            boot: took.boot,
             started_boot_ms: took.boot_ms,
             clock: Clock::Untrusted,
             duration_us: 0,
@@ -247,7 +248,8 @@ impl Agent {
         let settled = known.iter().flat_map(|(_, entry)| {
             let (run, attempt, deadline) = (entry.run, entry.attempt, entry.deadline);
             let (job, cause, wall) = (drops.name(entry.job), Cause::Trigger, UnixMillis(0));
-            let took = Took { run, attempt, deadline, job, cause, wall, boot_ms: 0 };
+            let (boot_ms, boot) = (0, BootId::UNKNOWN);
+            let took = Took { run, attempt, deadline, job, cause, wall, boot_ms, boot };
             let records = match entry.state {
                 State::Tombstone => [Some(Record::Tombstone { run, attempt, deadline }), None],
                 State::Settled if deadline.0 != 0 => {
@@ -288,6 +290,7 @@ impl Agent {
                 cause: finished.cause,
                 wall: finished.started,
                 boot_ms: finished.started_boot_ms,
+                boot: finished.boot,
             }))
         });
         let version = schedule.version();

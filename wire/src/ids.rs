@@ -245,6 +245,25 @@ impl Attempt {
     pub const FIRST: Self = Self(1);
 }
 
+/// Which boot of a machine: the first 4 bytes, big-endian, of the kernel's boot id. Two boots of one
+/// node differ but by a chance of one in four billion.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct BootId(pub u32);
+
+impl BootId {
+    /// Nobody knows which.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// From the kernel's boot id.
+    #[must_use]
+    pub const fn of([a, b, c, d, ..]: [u8; 16]) -> Self {
+        Self(u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
 /// Which schedule a node has. Another epoch replaces what a node holds; within one epoch a
 /// higher counter does.
 #[derive(

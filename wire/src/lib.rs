@@ -46,7 +46,7 @@ pub use command::{
 };
 pub use error::Error;
 pub use header::{Tag, VERSION, peek_tag};
-pub use ids::{Attempt, HubId, OutboxId, RunId, ScheduleVersion, Seq, StartId};
+pub use ids::{Attempt, BootId, HubId, OutboxId, RunId, ScheduleVersion, Seq, StartId};
 pub use list::{List, ListIter};
 pub use name::{BadName, Name, check_name};
 pub use report::{

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{at_most, name};
 use crate::{
-    Attempt, Clock, Error, List, OutboxId, RunId, ScheduleVersion, StartId, Tag, UnixMillis,
-    header, limits,
+    Attempt, BootId, Clock, Error, List, OutboxId, RunId, ScheduleVersion, StartId, Tag,
+    UnixMillis, header, limits,
 };
 
 /// Any message agent → hub. Variants are only ever added at the end.
@@ -69,8 +69,10 @@ pub struct JobOffer<'a> {
 /// How the node is doing. Counters count from the agent's start.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat<'a> {
-    /// The machine's uptime, in seconds.
-    pub uptime_s: u64,
+    /// Which boot of the machine this is.
+    pub boot: BootId,
+    /// The time since then, in milliseconds (`CLOCK_BOOTTIME`), as this was written.
+    pub boot_ms: u64,
     /// The one-minute load average, times 1000.
     pub load_milli: u32,
     /// Memory available, in KiB.
@@ -214,7 +216,9 @@ pub struct Finished<'a> {
     pub exit: Exit,
     /// When it started, by the node's wall clock.
     pub started: UnixMillis,
-    /// When it started, in milliseconds since the node's boot (`CLOCK_BOOTTIME`).
+    /// In which boot of the machine it started.
+    pub boot: BootId,
+    /// When it started, in milliseconds since that boot (`CLOCK_BOOTTIME`).
     pub started_boot_ms: u64,
     /// Whether the wall clock was trusted then.
     pub clock: Clock,

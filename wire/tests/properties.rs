@@ -3,11 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "clippy.toml excepts tests, but not what they call")]
 
 use fieldpost_wire::{
-    Ack, Arg, Attempt, Beacon, Cancel, CatchUp, Cause, Clock, Command, Drops, Entry, EntryError,
-    Error, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List, Missed, Name, OutboxId, Output,
-    Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion, Seq, SeqRange,
-    StartId, State, Status, Tag, Trigger, UnixMillis, Welcome, When, check_name, limits,
-    node_topic, peek_tag,
+    Ack, Arg, Attempt, Beacon, BootId, Cancel, CatchUp, Cause, Clock, Command, Drops, Entry,
+    EntryError, Error, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List, Missed, Name,
+    OutboxId, Output, Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion,
+    Seq, SeqRange, StartId, State, Status, Tag, Trigger, UnixMillis, Welcome, When, check_name,
+    limits, node_topic, peek_tag,
 };
 use serde::Serialize;
 
@@ -104,6 +104,10 @@ impl Make {
 
     fn version(&mut self) -> ScheduleVersion {
         ScheduleVersion { epoch: self.number(), counter: self.number() }
+    }
+
+    fn boot(&mut self) -> BootId {
+        BootId(self.number() as u32)
     }
 
     fn clock(&mut self) -> Clock {
@@ -215,7 +219,8 @@ impl Make {
 
     fn heartbeat(&mut self) -> Heartbeat<'static> {
         Heartbeat {
-            uptime_s: self.number(),
+            boot: self.boot(),
+            boot_ms: self.number(),
             load_milli: self.number() as u32,
             memory_kib: self.number(),
             temperature_milli: self.random.bool().then(|| self.random.i32(..)),
@@ -285,6 +290,7 @@ impl Make {
                 _ => Exit::Signal(self.random.i32(..)),
             },
             started: self.time(),
+            boot: self.boot(),
             started_boot_ms: self.number(),
             clock: self.clock(),
             duration_us: self.number(),

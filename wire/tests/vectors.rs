@@ -10,15 +10,19 @@ use std::fs;
 use std::path::PathBuf;
 
 use fieldpost_wire::{
-    Ack, Arg, Attempt, Beacon, Cancel, CatchUp, Cause, Clock, Command, Drops, Entry, EntryError,
-    Error, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List, Missed, Name, OutboxId, Output,
-    Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion, Seq, SeqRange,
-    StartId, State, Status, Tag, Trigger, UnixMillis, Welcome, When, limits, peek_tag,
+    Ack, Arg, Attempt, Beacon, BootId, Cancel, CatchUp, Cause, Clock, Command, Drops, Entry,
+    EntryError, Error, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List, Missed, Name,
+    OutboxId, Output, Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion,
+    Seq, SeqRange, StartId, State, Status, Tag, Trigger, UnixMillis, Welcome, When, limits,
+    peek_tag,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
 const NOW: UnixMillis = UnixMillis(1_767_225_600_000); // 2026-01-01T00:00:00Z
+
+/// Of boot id 1b4e28ba-2fa1-11d2-883f-0016d3cca427.
+const BOOT: BootId = BootId(0x1b4e_28ba);
 
 fn run() -> RunId {
     RunId::v7(NOW, [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa])
@@ -275,6 +279,7 @@ fn finished() -> Finished<'static> {
         status: Status::Ok,
         exit: Exit::Code(0),
         started: NOW.plus_ms(5),
+        boot: BOOT,
         started_boot_ms: 86_400_000,
         clock: Clock::Trusted,
         duration_us: 1_234,
@@ -355,7 +360,8 @@ fn liveness(v: &mut Vectors) {
         "A node at 43.5 °C, with one schedule entry that can't run and drops of one job.",
         None,
         Report::Heartbeat(Heartbeat {
-            uptime_s: 86_400,
+            boot: BOOT,
+            boot_ms: 86_400_123,
             load_milli: 1_250,
             memory_kib: 512_000,
             temperature_milli: Some(43_500),
@@ -379,7 +385,8 @@ fn liveness(v: &mut Vectors) {
         "A node at -5 °C whose clock nobody vouched for and whose storage is broken.",
         None,
         Report::Heartbeat(Heartbeat {
-            uptime_s: 1,
+            boot: BootId(u32::MAX),
+            boot_ms: u64::MAX,
             load_milli: 0,
             memory_kib: 1,
             temperature_milli: Some(-5_000),
@@ -403,7 +410,8 @@ fn liveness(v: &mut Vectors) {
         "No thermal zone; every number 0.",
         None,
         Report::Heartbeat(Heartbeat {
-            uptime_s: 0,
+            boot: BootId::UNKNOWN,
+            boot_ms: 0,
             load_milli: 0,
             memory_kib: 0,
             temperature_milli: None,
@@ -548,11 +556,17 @@ fn results(v: &mut Vectors) {
         f.exit = Exit::None;
         f.note = "no such job: read-meter";
     });
-    ended("finished-lost", "The agent was restarted while it ran.", 5, |f| {
-        f.status = Status::Lost;
-        f.exit = Exit::None;
-        f.clock = Clock::Untrusted;
-    });
+    ended(
+        "finished-lost",
+        "The agent was restarted while it ran; in which boot it started is not known.",
+        5,
+        |f| {
+            f.status = Status::Lost;
+            f.exit = Exit::None;
+            f.boot = BootId::UNKNOWN;
+            f.clock = Clock::Untrusted;
+        },
+    );
     ended(
         "finished-full",
         "Every field at its bound: 4 KiB of standard error, a note of 256 B, negative exit code, both flags set.",
@@ -565,6 +579,7 @@ fn results(v: &mut Vectors) {
             f.status = Status::Failed;
             f.exit = Exit::Code(i32::MIN);
             f.started = UnixMillis(u64::MAX);
+            f.boot = BootId(u32::MAX);
             f.started_boot_ms = u64::MAX;
             f.duration_us = u64::MAX;
             f.chunks = u32::MAX;

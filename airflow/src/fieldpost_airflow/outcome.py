@@ -189,6 +189,7 @@ _KEPT = (
     "exit_code",
     "signal",
     "started_ms",
+    "started_corrected_ms",
     "duration_us",
     "received_ms",
     "bytes",

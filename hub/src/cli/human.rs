@@ -87,6 +87,16 @@ pub fn safe(text: &str) -> String {
     shown
 }
 
+/// When it started: by the hub's clock where the node's was not to be trusted, if the hub knows.
+pub fn started(result: &Value) -> String {
+    let started = corrected(result).or_else(|| result["started_ms"].as_u64());
+    started.filter(|&ms| ms > 0).map_or_else(String::new, time)
+}
+
+fn corrected(result: &Value) -> Option<u64> {
+    if result["clock"] == "untrusted" { result["started_corrected_ms"].as_u64() } else { None }
+}
+
 /// How long it took, where it ran.
 pub fn took(result: &Value) -> String {
     match result["duration_us"].as_u64() {
@@ -114,7 +124,8 @@ pub fn note(result: &Value) -> String {
         }
     }
     if result["clock"] == "untrusted" {
-        notes.push("node's clock untrusted".to_owned());
+        let known = if corrected(result).is_some() { ", start corrected by the hub" } else { "" };
+        notes.push(format!("node's clock untrusted{known}"));
     }
     notes.join("; ")
 }
@@ -122,6 +133,22 @@ pub fn note(result: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_is_the_hubs_word_where_the_nodes_is_not_to_be_trusted() {
+        let result = |clock: &str, corrected: Option<u64>| {
+            serde_json::json!({
+                "started_ms": 5_000, "started_corrected_ms": corrected, "clock": clock,
+            })
+        };
+        let corrected = Some(1_800_000_000_000);
+        assert_eq!(started(&result("trusted", corrected)), time(5_000));
+        assert_eq!(started(&result("untrusted", corrected)), time(1_800_000_000_000));
+        assert_eq!(started(&result("untrusted", None)), time(5_000));
+        assert!(note(&result("untrusted", corrected)).contains("corrected"));
+        assert!(!note(&result("untrusted", None)).contains("corrected"));
+        assert_eq!(started(&serde_json::json!({ "started_ms": 0 })), "");
+    }
 
     #[test]
     fn durations_and_sizes_are_short() {

@@ -8,7 +8,7 @@ use fieldpost_wire::RunId;
 use serde_json::{Value, json};
 
 use super::connect::{Session, patiently};
-use super::human::{ago, count, note, safe, size, time, took};
+use super::human::{ago, count, note, safe, size, started, time, took};
 use super::stream::{self, Heard, Interrupt, Progress};
 use super::table::Table;
 use super::{CancelArgs, Exit, Failure, RunsArgs, results, schedule, status};
@@ -198,7 +198,7 @@ pub fn table(rows: &[NodeRow]) -> Table {
             safe(&row.node),
             safe(&row.status),
             exit,
-            r["started_ms"].as_u64().filter(|&ms| ms > 0).map_or_else(String::new, time),
+            started(r),
             took(r),
             if row.bytes > 0 { size(row.bytes) } else { String::new() },
             attempt,

@@ -103,7 +103,10 @@ impl Hub {
             }
             Report::Hello(hello) => self.hello(id, hello),
             Report::Heartbeat(heartbeat) => {
-                let vitals = Vitals::read(heartbeat, self.time.time());
+                let (moment, time) = (self.time.moment(), self.time.time());
+                let boots = &mut self.nodes.get_mut(id).boots;
+                boots.learn(heartbeat.boot, heartbeat.boot_ms, moment, time);
+                let vitals = Vitals::read(heartbeat, time);
                 let held = vitals.schedule;
                 self.compare_sent(id, heartbeat.sent_bytes, body.len());
                 self.tell_vitals(id, &vitals);
@@ -167,6 +170,10 @@ impl Hub {
     ) {
         let outcome = Outcome::from(finished.status);
         let source = Source::Node;
+        let boots = &self.nodes.get(id).boots;
+        // It did not start after its end came: what is known of the boot may be a little late.
+        let corrected = boots.time(finished.boot, finished.started_boot_ms);
+        let corrected = corrected.map(|started| started.min(received));
         // An earlier `Finished` of it may wait for chunks that will not come any more.
         let run = finished.run;
         let waited = self.assembly.forget(Execution { run, node: id, attempt: finished.attempt.0 });
@@ -180,6 +187,7 @@ impl Hub {
             source,
             outcome,
             received,
+            corrected,
             job,
             body,
             chunked: finished.chunks > 0 || waited,
@@ -191,6 +199,7 @@ impl Hub {
             let name = &self.nodes.get(id).record.name;
             let mut row = ResultRow::new(name, finished, outcome, source, received);
             row.revised = revised;
+            row.started_corrected_ms = corrected.map(|time| time.0);
             let about =
                 About { run: Some(finished.run), node: Some(name), job: Some(finished.job) };
             emit(&mut self.outputs, &self.watches, about, "result", &row);

@@ -7,6 +7,7 @@ use fieldpost_wire::{
 };
 
 use super::Moment;
+use super::boots::Boots;
 use super::fast::FastMap;
 use crate::store::{Key, NodeId, NodeKey, NodeRecord};
 
@@ -33,6 +34,8 @@ pub struct Node {
     pub sent_bytes: u64,
     /// How it does.
     pub vitals: Option<Vitals>,
+    /// When it booted.
+    pub boots: Boots,
     /// Runs that are not final here.
     pub open: Vec<RunId>,
     /// The batch in which it has something to ack, and where.
@@ -108,6 +111,7 @@ impl Node {
             before: None,
             sent_bytes: 0,
             vitals: None,
+            boots: Boots::default(),
             open: Vec::new(),
             ack_slot: (0, 0),
             acks_put_off: 0,
@@ -232,7 +236,7 @@ impl Vitals {
             .collect();
         let json = serde_json::json!({
             "time_ms": time.0,
-            "uptime_s": heartbeat.uptime_s,
+            "uptime_s": heartbeat.boot_ms / 1_000,
             "load": f64::from(heartbeat.load_milli) / 1000.0,
             "memory_kib": heartbeat.memory_kib,
             "temperature_c": heartbeat.temperature_milli.map(|t| f64::from(t) / 1000.0),

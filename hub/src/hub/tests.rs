@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use fieldpost_wire::{
-    Attempt, Cause, Clock, Command, Exit, Finished, Heartbeat, Hello, HubId, JobOffer, List,
-    Missed, OutboxId, Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State,
+    Attempt, BootId, Cause, Clock, Command, Exit, Finished, Heartbeat, Hello, HubId, JobOffer,
+    List, Missed, OutboxId, Output as OutputReport, Report, RunState, ScheduleVersion, Seq, State,
     Status, Tag,
 };
 use serde_json::{Value, json};
@@ -236,6 +236,7 @@ fn finished(run: RunId, status: Status, chunks: u32) -> Report<'static> {
         status,
         exit: Exit::Code(0),
         started: UnixMillis(WALL),
+        boot: BootId::UNKNOWN,
         started_boot_ms: 1,
         clock: Clock::Trusted,
         duration_us: 2,
@@ -248,6 +249,29 @@ fn finished(run: RunId, status: Status, chunks: u32) -> Report<'static> {
         cpu_us: 4,
         truncated: false,
         output_dropped: false,
+    })
+}
+
+fn heartbeat(boot: BootId, boot_ms: u64, sent_bytes: u64) -> Report<'static> {
+    Report::Heartbeat(Heartbeat {
+        boot,
+        boot_ms,
+        load_milli: 0,
+        memory_kib: 1,
+        temperature_milli: None,
+        schedule: ScheduleVersion::default(),
+        entry_errors: List::empty(),
+        running: 0,
+        queued: 0,
+        outbox_records: 0,
+        outbox_bytes: 0,
+        spool_bytes: 0,
+        drops: List::empty(),
+        sent_bytes,
+        written_bytes: 0,
+        bad_commands: 0,
+        storage: "",
+        clock: Clock::Untrusted,
     })
 }
 
@@ -442,26 +466,7 @@ fn two_agents_with_one_key_are_quarantined() {
 fn heartbeats_that_do_not_fit_together_make_the_hub_look_for_a_second_agent() {
     let mut world = World::with_node();
     let mut beat = |sent_bytes| {
-        let vitals = Heartbeat {
-            uptime_s: 1,
-            load_milli: 0,
-            memory_kib: 1,
-            temperature_milli: None,
-            schedule: ScheduleVersion::default(),
-            entry_errors: List::empty(),
-            running: 0,
-            queued: 0,
-            outbox_records: 0,
-            outbox_bytes: 0,
-            spool_bytes: 0,
-            drops: List::empty(),
-            sent_bytes,
-            written_bytes: 0,
-            bad_commands: 0,
-            storage: "",
-            clock: Clock::Trusted,
-        };
-        world.report(A, None, &Report::Heartbeat(vitals));
+        world.report(A, None, &heartbeat(BootId(1), 1_000, sent_bytes));
         let sent = world.pass(6_000);
         sent.commands.iter().any(|(topic, body)| {
             topic == "n/gw/" && matches!(Command::decode(body), Ok(Command::Beacon(_)))
@@ -470,6 +475,95 @@ fn heartbeats_that_do_not_fit_together_make_the_hub_look_for_a_second_agent() {
     assert!(!beat(1_000) && !beat(1_500), "one agent's only grow");
     assert!(beat(1_510), "the heartbeat before was longer than that: this is another agent's");
     assert!(beat(200), "and this one was started later");
+}
+
+/// A world whose node booted 100 s ago, and said so; and when that was, by the hub's clock.
+fn booted() -> (World, u64) {
+    let mut world = World::with_node();
+    world.report(A, None, &heartbeat(BootId(7), 100_000, 1_000));
+    let at = WALL + world.moment - 100_000;
+    (world, at)
+}
+
+/// A result of a node without a clock, started so long after a boot.
+fn at_boot(seq: u8, boot: u32, ms: u64, chunks: u32) -> Report<'static> {
+    let run = RunId::v7(UnixMillis(ms), [seq; 10]);
+    let Report::Finished(finished) = finished(run, Status::Ok, chunks) else { panic!() };
+    let (started, clock) = (UnixMillis(ms), Clock::Untrusted);
+    let (boot, started_boot_ms) = (BootId(boot), ms);
+    Report::Finished(Finished { started, clock, boot, started_boot_ms, ..finished })
+}
+
+/// When the results started, by the hub's clock.
+fn corrected(world: &mut World) -> Value {
+    let sent = world.ask(json!({ "op": "results", "after": 0 }));
+    let rows = sent.reply()["results"].as_array().unwrap();
+    rows.iter().map(|row| row["started_corrected_ms"].clone()).collect()
+}
+
+#[test]
+fn results_of_a_node_whose_clock_says_1970_have_a_corrected_time_beside_that() {
+    let (mut world, at) = booted();
+    world.watch("job/job/");
+    // What waited comes after the heartbeat, whenever it started.
+    let sent = world.report(A, Some(1), &at_boot(1, 7, 40_000, 0));
+    assert_eq!(sent.events[0].1["started_corrected_ms"], at + 40_000);
+    world.pass(30_000);
+    world.report(A, Some(2), &at_boot(2, 7, 110_000, 0));
+    assert_eq!(corrected(&mut world), json!([at + 40_000, at + 110_000]));
+    let sent = world.ask(json!({ "op": "results", "after": 0 }));
+    assert_eq!(sent.reply()["results"][0]["started_ms"], 40_000, "as the node has it");
+}
+
+#[test]
+fn a_result_of_a_boot_that_the_hub_has_not_heard_of_has_no_corrected_time() {
+    let (mut world, at) = booted();
+    world.report(A, Some(1), &at_boot(1, 6, 40_000, 0));
+    world.report(A, Some(2), &at_boot(2, 0, 40_000, 0));
+    // The next boot: what is left of the one before still is told in its time.
+    world.pass(60_000);
+    world.report(A, None, &heartbeat(BootId(8), 20_000, 0));
+    let again = WALL + world.moment - 20_000;
+    world.report(A, Some(3), &at_boot(3, 7, 50_000, 0));
+    world.report(A, Some(4), &at_boot(4, 8, 10_000, 0));
+    assert_eq!(corrected(&mut world), json!([null, null, at + 50_000, again + 10_000]));
+    let mut world = world.restart();
+    world.report(A, Some(5), &at_boot(5, 8, 10_000, 0));
+    let after_restart = corrected(&mut world);
+    assert_eq!(after_restart[4], Value::Null, "a hub that is started anew has not heard of it");
+    assert_eq!(after_restart[3], again + 10_000, "what is stored stays");
+}
+
+#[test]
+fn a_late_heartbeat_does_not_spoil_corrected_times() {
+    let (mut world, at) = booted();
+    world.pass(90_000);
+    world.report(A, None, &heartbeat(BootId(7), 160_000, 2_000));
+    world.report(A, Some(1), &at_boot(1, 7, 150_000, 0));
+    assert_eq!(corrected(&mut world), json!([at + 150_000]));
+    // Of a node whose first one was late.
+    let (mut world, at) = (World::with_node(), WALL + 1_000);
+    world.pass(10_000);
+    world.report(A, None, &heartbeat(BootId(7), world.moment - 1_000 - 9_000, 1_000));
+    world.report(A, Some(1), &at_boot(1, 7, 5_000, 0));
+    world.report(A, None, &heartbeat(BootId(7), world.moment - 1_000 - 5, 1_500));
+    world.report(A, Some(2), &at_boot(2, 7, 5_000, 0));
+    let early = corrected(&mut world)[0].as_u64().unwrap();
+    assert!(early > at + 5_000 && early <= WALL + world.moment, "not after it came: {early}");
+    assert_eq!(corrected(&mut world)[1], at + 5_005);
+}
+
+#[test]
+fn what_waits_for_its_output_is_corrected_when_it_is_stored() {
+    let (mut world, _) = booted();
+    let report = at_boot(1, 8, 5_000, 1);
+    let Report::Finished(Finished { run, attempt, .. }) = report else { panic!() };
+    world.report(A, Some(2), &report);
+    world.report(A, None, &heartbeat(BootId(8), 6_000, 0));
+    let at = WALL + world.moment - 6_000;
+    let output = OutputReport { run, attempt, index: 0, bytes: b"x" };
+    world.report(A, Some(1), &Report::Output(output));
+    assert_eq!(corrected(&mut world), json!([at + 5_000]));
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct ResultRow<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     signal: Option<i32>,
     started_ms: u64,
+    /// When it started, by the hub's clock.
+    pub started_corrected_ms: Option<u64>,
     duration_us: u64,
     chunks: u32,
     bytes: u64,
@@ -78,6 +80,7 @@ impl<'a> ResultRow<'a> {
             exit_code,
             signal,
             started_ms: finished.started.0,
+            started_corrected_ms: None,
             duration_us: finished.duration_us,
             chunks: finished.chunks,
             bytes: finished.bytes,
@@ -127,6 +130,7 @@ pub fn result_row<'a>(record: &'a ResultRecord, node: &'a str) -> Option<ResultR
     let mut row = ResultRow::new(node, &finished, record.outcome, record.source, record.received);
     row.offset = Some(record.offset);
     row.revised = record.revised;
+    row.started_corrected_ms = record.corrected.map(|time| time.0);
     Some(row)
 }
 

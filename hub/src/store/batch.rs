@@ -42,6 +42,8 @@ pub enum Record {
         outcome: Outcome,
         /// When it came.
         received: UnixMillis,
+        /// When it started, by the hub's clock; `None`: not known.
+        corrected: Option<UnixMillis>,
         /// The job's name.
         job: Range<u32>,
         /// A body of [`fieldpost_wire::Report::decode`].

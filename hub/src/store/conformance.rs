@@ -79,6 +79,7 @@ fn result(batch: &mut Batch, n: u8, node: u32, source: Source, received: u64) {
         source,
         outcome: Outcome::Ok,
         received: UnixMillis(received),
+        corrected: (n % 2 == 1).then_some(UnixMillis(received - u64::from(n))),
         job,
         body,
         chunked: true,
@@ -204,6 +205,7 @@ fn keeps_results_once(store: &mut dyn Store) {
         ]
     );
     assert_eq!(rows[0].body, [1; 40]);
+    assert_eq!(rows[0].corrected, Some(UnixMillis(999)));
     let query = Query::Run { run: run(1), after: None, limit: 1 };
     let Answer::Run { rows, next: Some(NodeId(1)), .. } = ask(store, query) else { panic!() };
     assert_eq!(rows.len(), 1);
@@ -282,6 +284,8 @@ fn pages(store: &mut dyn Store) {
     };
     let Answer::Results { rows, scanned: 2 } = ask(store, page(0, 2, &[], 99)) else { panic!() };
     assert_eq!(rows.iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 2]);
+    let corrected = [Some(UnixMillis(999)), None];
+    assert_eq!(rows.iter().map(|row| row.corrected).collect::<Vec<_>>(), corrected);
     let Answer::Results { rows, scanned: 41 } = ask(store, page(1, 1, &[2], 99)) else { panic!() };
     assert_eq!(rows[0].offset, 41);
     let Answer::Results { rows, scanned: 11 } = ask(store, page(1, 1, &[2], 10)) else { panic!() };

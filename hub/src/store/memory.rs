@@ -135,6 +135,7 @@ impl Memory {
                 source,
                 outcome,
                 received,
+                corrected,
                 job,
                 body,
                 chunked,
@@ -156,6 +157,7 @@ impl Memory {
                     source: *source,
                     outcome: *outcome,
                     received: *received,
+                    corrected: *corrected,
                     body: batch.slice(body).to_vec(),
                     revised: false,
                 };

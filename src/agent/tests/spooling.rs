@@ -293,6 +293,29 @@ fn always_keeps_a_run_from_starting_twice_across_a_power_cut() {
 }
 
 #[test]
+fn what_is_lost_in_a_power_cut_is_told_with_the_boot_that_it_was_in() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    let started = world.boot.as_millis() as u64;
+    world.trigger(1, "meter");
+    let told = |world: &World| {
+        let end = &world.finished()[0];
+        (end.status, end.boot, end.started_boot_ms)
+    };
+    let lost = (Status::Lost, BootId(0x0707_0707), started);
+    let mut world = world.power_cut(8);
+    world.pass_until_connected();
+    world.welcome();
+    assert_eq!(told(&world), lost);
+    // The journal of the next boot tells of it too.
+    let mut world = world.killed(identity(9));
+    world.pass_until_connected();
+    world.welcome();
+    assert_eq!(told(&world), lost);
+    let beat = |said: &Said| matches!(said, Said::Heartbeat { boot: BootId(0x0808_0808), .. });
+    assert!(world.said.iter().any(beat));
+}
+
+#[test]
 fn always_does_not_forget_that_a_run_ended_while_it_knows_that_it_began() {
     let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
     world.trigger(1, "meter");

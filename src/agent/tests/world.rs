@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use fieldpost_wire::{
-    Ack, Arg, Attempt, Beacon, Cancel, CatchUp, Command, Entry, Exit, Finished, HubId, List,
-    OutboxId, Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion, Seq,
-    SeqRange, StartId, Status, Tag, Trigger, UnixMillis, Welcome, When,
+    Ack, Arg, Attempt, Beacon, BootId, Cancel, CatchUp, Command, Entry, Exit, Finished, HubId,
+    List, OutboxId, Overlap, Query, Reason, Report, RunId, RunState, Schedule, ScheduleVersion,
+    Seq, SeqRange, StartId, Status, Tag, Trigger, UnixMillis, Welcome, When,
 };
 
 use super::super::*;
@@ -21,7 +21,7 @@ pub(super) const EPOCH: u64 = 1_700_000_000_000;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Said {
     Hello { partial: bool, jobs: usize },
-    Heartbeat { drops: u64, errors: usize },
+    Heartbeat { boot: BootId, boot_ms: u64, drops: u64, errors: usize },
     State(RunId, u32, &'static str),
     Output(RunId, u32, Vec<u8>),
     Finished(Box<End>),
@@ -40,6 +40,8 @@ pub(super) struct End {
     pub(super) note: String,
     pub(super) dropped: bool,
     pub(super) duration_us: u64,
+    pub(super) boot: BootId,
+    pub(super) started_boot_ms: u64,
 }
 
 /// An agent and the little of the world it needs.
@@ -194,7 +196,13 @@ impl World {
         let spool = settings.spool.map(|_| &recovered);
         let wall = (EPOCH + boot.as_millis() as u64).saturating_add_signed(skew_ms);
         let now = Now { boot, wall: UnixMillis(wall), synchronised: true };
-        let restored = Restored { journal, schedule, spool, boot_id: [5; 16] };
+        // A journal is of this boot: its directory is empty after each.
+        let boot_id = crate::journal::read(journal).find_map(|record| match record {
+            crate::journal::Record::Boot { id } => Some(id),
+            _ => None,
+        });
+        let boot_id = boot_id.unwrap_or(identity.start.0);
+        let restored = Restored { journal, schedule, spool, boot_id };
         let mut world = Self {
             agent: Agent::new(settings, restored, identity, now),
             boot,
@@ -441,6 +449,8 @@ pub(super) fn said(report: &Report<'_>) -> Said {
             Said::Hello { partial: hello.partial, jobs: hello.jobs.iter().count() }
         }
         Report::Heartbeat(beat) => Said::Heartbeat {
+            boot: beat.boot,
+            boot_ms: beat.boot_ms,
             drops: beat.drops.iter().map(|drops| drops.count).sum(),
             errors: beat.entry_errors.iter().count(),
         },
@@ -477,6 +487,8 @@ pub(super) fn end_of(f: &Finished<'_>) -> End {
         note: f.note.into(),
         dropped: f.output_dropped,
         duration_us: f.duration_us,
+        boot: f.boot,
+        started_boot_ms: f.started_boot_ms,
     }
 }
 

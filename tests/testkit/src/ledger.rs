@@ -8,7 +8,8 @@ use fieldpost_hub::store::{Batch, Change, NodeId, Outcome, Record, ResultRecord,
 
 use fieldpost_wire::{Ack, Attempt, OutboxId, Report, RunId, Tag};
 
-use crate::world::{SECOND, Time};
+use crate::plan::{Fault, Plan};
+use crate::world::{BIRTH, SECOND, Time};
 
 /// Which execution of which run on which node.
 pub type Execution = (usize, RunId, Attempt);
@@ -50,7 +51,8 @@ enum Sent {
 /// The truth.
 #[derive(Default)]
 pub struct Ledger {
-    executed: BTreeMap<Execution, u32>,
+    /// When each was started: more than once, if a power cut made it run again.
+    executed: BTreeMap<Execution, Vec<Time>>,
     sent: BTreeMap<(OutboxId, u64), (usize, Sent)>,
     /// Results that an agent gave: what must be in the store at the end.
     given: BTreeMap<Execution, Given>,
@@ -98,10 +100,10 @@ impl Ledger {
     }
 
     /// A program, or a built-in job, was started.
-    pub fn executed(&mut self, execution: Execution) {
-        let count = self.executed.entry(execution).or_default();
-        *count += 1;
-        let count = *count;
+    pub fn executed(&mut self, execution: Execution, time: Time) {
+        let starts = self.executed.entry(execution).or_default();
+        starts.push(time);
+        let count = starts.len();
         if count > 1 && !self.taken.contains(&execution) {
             self.complain(format!("{execution:?} is executed {count} times"));
         }
@@ -310,10 +312,11 @@ impl Ledger {
     }
 
     /// The world has come to rest: everything that must be in a store is there. Gives how many
-    /// results there are.
-    pub fn settle(&mut self, stores: &[&Memory]) -> usize {
+    /// results there are, and of how many a hub knows when they started.
+    pub fn settle(&mut self, stores: &[&Memory], plan: &Plan) -> (usize, usize) {
         let rows = Rows::of(stores, &self.nodes, self.clone);
         let mut complaints = rows.repeated();
+        complaints.extend(self.wrong_times(&rows, plan));
         for (&execution, given) in &self.given {
             let (node, run, _) = execution;
             let mut found = rows.of_execution(execution).peekable();
@@ -325,7 +328,8 @@ impl Ledger {
             }
             // Pieces of both executions, if a power cut made it run again, or a clone ran it too: its
             // checksum tells.
-            let again = self.executed.get(&execution) > Some(&1) || self.is_cloned(node);
+            let again = self.executed.get(&execution).is_some_and(|starts| starts.len() > 1)
+                || self.is_cloned(node);
             if given.excused || given.dropped || given.chunks == 0 || again {
                 continue;
             }
@@ -376,7 +380,55 @@ impl Ledger {
         for complaint in complaints {
             self.complain(complaint);
         }
-        rows.0.len()
+        let corrected = rows.0.iter().filter(|row| row.record.corrected.is_some());
+        (rows.0.len(), corrected.count())
+    }
+
+    /// Complaints of corrected times that are not when the program started, and of those that are
+    /// missing although nothing kept the hub from hearing a heartbeat first.
+    fn wrong_times(&self, rows: &Rows, plan: &Plan) -> Vec<String> {
+        if plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::SetHubClock(_))) {
+            return Vec::new(); // its time is not the world's
+        }
+        let harmless = |fault: &Fault| {
+            matches!(fault, Fault::KillAgent(..) | Fault::FillDisk(..) | Fault::SetClock(..))
+        };
+        let undisturbed = plan.hubs == 1
+            && plan.clone.is_none()
+            && plan.faults.iter().all(|(_, fault)| harmless(fault));
+        let mut complaints = Vec::new();
+        for Row { nodes, record, .. } in &rows.0 {
+            let execution = |node: &usize| (*node, record.run, Attempt(record.attempt));
+            let starts = nodes.iter().flatten();
+            let starts = starts.filter_map(|node| self.executed.get(&execution(node))).flatten();
+            let starts: Vec<u64> = starts.map(|time| BIRTH + time / 1000).collect();
+            let run = record.run;
+            let is_lost = match record.outcome {
+                Outcome::Ok | Outcome::Failed | Outcome::Signalled | Outcome::TimedOut => false,
+                Outcome::Lost if nodes[1].is_none() => true,
+                // It may have been told by another device or start of the agent than ran it.
+                _ => continue,
+            };
+            if starts.is_empty() || record.source == Source::Hub {
+                continue;
+            }
+            // A heartbeat that was long under way makes it late.
+            let slack = (plan.delay + SECOND) / 1000;
+            let is_right = |said: u64, start: u64| {
+                // Of what is lost it is known when it was accepted.
+                said <= start + slack && (is_lost || start <= said + slack)
+            };
+            match record.corrected {
+                Some(said) if starts.iter().any(|&start| is_right(said.0, start)) => {}
+                Some(said) => complaints
+                    .push(format!("{run} started at {starts:?}, and the hub says {}", said.0)),
+                None if undisturbed && !is_lost => {
+                    complaints.push(format!("the hub does not know when {run} started"));
+                }
+                None => {}
+            }
+        }
+        complaints
     }
 }
 

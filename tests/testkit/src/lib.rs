@@ -23,6 +23,8 @@
 //! - with two hubs, of which a node may use the one or the other, every result stands at one of them;
 //! - two devices with one key (a card that was copied) are quarantined, and no other node is; what they
 //!   executed is in the store; and once they are told apart as documented, both are triggered;
+//! - a corrected time in the store is when the program started, but for what a message may be under way;
+//!   and where only agents die, every result has one;
 //! - every due time of a schedule is a result or missed, unless its agent was killed.
 
 mod disk;

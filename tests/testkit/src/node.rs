@@ -84,8 +84,8 @@ pub struct Node {
     pub schedule: Option<Vec<u8>>,
     /// The spool's files.
     pub disk: Disk,
-    /// Which boot of the machine this is.
-    pub boot_id: u8,
+    /// Which boot of which machine this is.
+    pub boot_id: u32,
     /// The programs in progress.
     pub programs: BTreeMap<usize, Pretence>,
     /// By how much the wall clock is off, in milliseconds.
@@ -114,7 +114,7 @@ impl Node {
             journal: Vec::new(),
             schedule: None,
             disk: Disk::default(),
-            boot_id: 7,
+            boot_id: 1 + 1_000 * u32::try_from(index).unwrap_or(0),
             programs: BTreeMap::new(),
             skew_ms: 0,
             killed_at: 0,
@@ -168,11 +168,13 @@ impl Node {
             bugs: plan.agent_bugs,
         };
         let recovered = self.disk.recover(&self.journal);
+        let mut boot_id = [7; 16];
+        boot_id[..4].copy_from_slice(&self.boot_id.to_be_bytes());
         let restored = Restored {
             journal: &self.journal,
             schedule: self.schedule.as_deref(),
             spool: Some(&recovered),
-            boot_id: [self.boot_id; 16],
+            boot_id,
         };
         let settings = settings(self.name.clone(), self.hubs.len(), plan.durability);
         self.agent = Some(Agent::new(settings, restored, identity, self.now(time)));

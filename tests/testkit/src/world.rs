@@ -59,6 +59,8 @@ pub struct Summary {
     pub executions: usize,
     /// Results in the stores.
     pub results: usize,
+    /// Of these, those of which a hub knows when they started.
+    pub corrected: usize,
     /// How often a node took another hub.
     pub moves: u64,
     /// Cards that were copied.
@@ -121,13 +123,14 @@ impl<'p> World<'p> {
         let mut world = Self::new(plan);
         world.play();
         let stores: Vec<_> = world.centres.iter().map(|centre| &centre.store).collect();
-        let results = world.ledger.settle(&stores);
+        let (results, corrected) = world.ledger.settle(&stores, plan);
         match world.ledger.broken() {
             None => Ok(Summary {
                 hash: world.history.hash(),
                 lines: world.history.len(),
                 executions: world.ledger.executions(),
                 results,
+                corrected,
                 moves: world.moves,
                 clones: usize::from(plan.clone.is_some()),
             }),
@@ -386,7 +389,7 @@ impl<'p> World<'p> {
         let state = &mut self.nodes[node];
         state.disk.cut_power(&mut self.rng);
         state.journal.clear();
-        state.boot_id = state.boot_id.wrapping_add(1);
+        state.boot_id += 1;
         state.booted = self.time;
     }
 
@@ -769,7 +772,7 @@ impl<'p> World<'p> {
 
     fn start(&mut self, node: usize, slot: Slot, run: RunId, attempt: Attempt, job: &str) {
         self.note(format_args!("{run} {} starts on {node}: {job}", attempt.0));
-        self.ledger.executed((node, run, attempt));
+        self.ledger.executed((node, run, attempt), self.time);
         let sketch = JOBS.iter().find(|sketch| sketch.name == job).expect("a known job");
         let left = self.rng.u32(0..=sketch.chunks);
         let pace = self.rng.u64(1..=sketch.longest.max(1)) / u64::from(left + 1) + 1;

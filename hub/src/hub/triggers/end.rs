@@ -1,6 +1,8 @@
 //! How a run ends on a node: by its own word, or by what the hub writes down.
 
-use fieldpost_wire::{Attempt, Clock, Exit, Finished, Report, RunId, Status, UnixMillis, limits};
+use fieldpost_wire::{
+    Attempt, BootId, Clock, Exit, Finished, Report, RunId, Status, UnixMillis, limits,
+};
 
 use super::{State, Triggers};
 use crate::hub::Context;
@@ -38,6 +40,7 @@ impl Triggers {
             source,
             outcome,
             received,
+            corrected: None,
             job,
             body,
             chunked: false,
@@ -102,6 +105,7 @@ fn hub_word<'a>(
         },
         exit: Exit::None,
         started: UnixMillis(0),
+        boot: BootId::UNKNOWN,
         started_boot_ms: 0,
         clock: Clock::Trusted,
         duration_us: 0,

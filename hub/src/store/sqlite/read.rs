@@ -12,7 +12,7 @@ use crate::store::{
 /// Columns of a result; whether a node's word replaced the hub's is looked up.
 const RESULT: &str = "r.id, r.run, r.node, r.attempt, r.source, r.outcome, r.received, r.body, \
     r.source = 0 AND EXISTS (SELECT 1 FROM results h WHERE h.run = r.run AND h.node = r.node \
-    AND h.attempt = r.attempt AND h.source = 1), r.job";
+    AND h.attempt = r.attempt AND h.source = 1), r.job, r.corrected";
 const TRIGGER: &str = "run, submitted, deadline, client, request, job, nodes, cancelled, \
     cancelled_nodes, ok, failed, inferred";
 /// Triggers looked at for one page of a filtered list.
@@ -255,6 +255,7 @@ fn result(row: &Row<'_>) -> Result<ResultRecord> {
         received: time(row, 6)?,
         body: row.get(7)?,
         revised: row.get(8)?,
+        corrected: maybe_time(row, 10)?,
     })
 }
 

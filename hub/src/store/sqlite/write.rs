@@ -10,16 +10,17 @@ use crate::store::{Batch, Change, NodeId, NodeRecord, Record, Source, TriggerRec
 /// Results in one INSERT: beyond this a larger statement saves nothing.
 const AT_ONCE: usize = 32;
 /// Columns of a result that are bound.
-const COLUMNS: usize = 9;
+const COLUMNS: usize = 10;
 
 static INSERT_MANY: LazyLock<String> = LazyLock::new(|| insert(AT_ONCE));
 static INSERT_ONE: LazyLock<String> = LazyLock::new(|| insert(1));
 
 fn insert(rows: usize) -> String {
-    let values = vec!["(?,?,?,?,?,?,?,?,?)"; rows].join(",");
+    let values = vec!["(?,?,?,?,?,?,?,?,?,?)"; rows].join(",");
     format!(
         "INSERT OR IGNORE INTO results \
-         (run, node, attempt, source, outcome, received, chunked, job, body) VALUES {values}"
+         (run, node, attempt, source, outcome, received, chunked, job, body, corrected) \
+         VALUES {values}"
     )
 }
 
@@ -64,8 +65,18 @@ fn results(db: &Connection, batch: &Batch, sql: &str, rows: &[&Record]) -> Resul
 }
 
 fn bind(statement: &mut Statement<'_>, at: usize, batch: &Batch, record: &Record) -> Result<()> {
-    let Record::Result { run, node, attempt, source, outcome, received, job, body, chunked } =
-        record
+    let Record::Result {
+        run,
+        node,
+        attempt,
+        source,
+        outcome,
+        received,
+        corrected,
+        job,
+        body,
+        chunked,
+    } = record
     else {
         return Ok(());
     };
@@ -77,7 +88,8 @@ fn bind(statement: &mut Statement<'_>, at: usize, batch: &Batch, record: &Record
     statement.raw_bind_parameter(at + 6, received.0.cast_signed())?;
     statement.raw_bind_parameter(at + 7, *chunked)?;
     statement.raw_bind_parameter(at + 8, batch.text(job))?;
-    statement.raw_bind_parameter(at + 9, batch.slice(body))
+    statement.raw_bind_parameter(at + 9, batch.slice(body))?;
+    statement.raw_bind_parameter(at + 10, corrected.map(|time| time.0.cast_signed()))
 }
 
 fn other(db: &Connection, batch: &Batch, record: &Record) -> Result<()> {
