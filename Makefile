@@ -59,6 +59,10 @@ arm: ready-cross ## the agent for aarch64, armv7 and armv6: static, in target/cr
 arm-test: ready-emulate arm ## the ARM programs through qemu-user, against the native hub
 	scripts/arm-test
 
+.PHONY: reproducible
+reproducible: ready-cross ## build the ARMv7 program of the last commit twice, and compare the bytes
+	scripts/reproducible
+
 .PHONY: deb
 deb: ready-cross man ## Debian packages and archives, in target/packages
 	scripts/packages
