@@ -365,6 +365,9 @@ impl Spool {
                 self.release(spot, Kind::Dropped);
             }
         }
+        for spot in &recovered.over {
+            self.release(*spot, Kind::Took);
+        }
         let taken = recovered.took.iter();
         self.taken.extend(taken.map(|(run, attempt, spot, _)| (*run, *attempt, *spot)));
         self.outboxes.clone_from(&recovered.outboxes);

@@ -213,9 +213,11 @@ impl Files {
     /// of the file system's journal then does for all of it, instead of one for each segment.
     fn begin_writing(&mut self) {
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        for segment in std::mem::take(&mut self.unsynced) {
+        // The last one is still written to, and its end is not to be read back for that.
+        self.unsynced.pop();
+        for segment in self.unsynced.drain(..) {
             // It is but a hint: whether it comes to the disk is what syncing it says.
-            if let Ok(file) = File::open(self.path(segment))
+            if let Ok(file) = File::open(path_of(&self.directory, segment))
                 && let Err(error) = posix_fadvise(file, 0, 0, advice)
             {
                 log::debug!("segment {segment} can't be written ahead: {error}");
@@ -245,7 +247,7 @@ impl Files {
     }
 
     fn path(&self, segment: u32) -> PathBuf {
-        self.directory.join(format!("{segment:08x}.seg"))
+        path_of(&self.directory, segment)
     }
 
     /// Bytes written since the start.
@@ -253,6 +255,10 @@ impl Files {
     pub fn written(&self) -> u64 {
         self.written
     }
+}
+
+fn path_of(directory: &Path, segment: u32) -> PathBuf {
+    directory.join(format!("{segment:08x}.seg"))
 }
 
 const NO_FOLLOW: i32 = OFlag::O_NOFOLLOW.bits();

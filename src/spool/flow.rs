@@ -357,7 +357,11 @@ impl Spool {
                     self.sync_at = None;
                 }
                 // What moved into it may not be on disk: where it came from stays until a restart.
-                self.retiring = None;
+                if let Some(from) = self.retiring.take()
+                    && let Some(from) = self.index.get_mut(from)
+                {
+                    from.stays();
+                }
                 // Whether it is on disk nobody knows; what is in memory is written again.
                 outbox.unspool(segment, |spot, kind| {
                     self.index.release(spot, of_outbox(kind));

@@ -135,6 +135,11 @@ impl Segment {
         self.reports > 0
     }
 
+    /// It stays until a restart: no other waits for it to go.
+    pub(crate) fn stays(&mut self) {
+        self.outdated = 0;
+    }
+
     fn release(&mut self, index: u16, kind: Kind) {
         if !self.live.has(index) {
             return;

@@ -30,8 +30,10 @@ pub struct Recovered {
     /// Runs whose end is here: the journal's, and the newest of all.
     pub(crate) finished: BTreeSet<(RunId, Attempt)>,
     newest: VecDeque<(RunId, Attempt)>,
-    /// Runs that were accepted, as records of the journal.
+    /// Runs that were accepted and whose end is not here, as records of the journal.
     pub(crate) took: Vec<(RunId, Attempt, Spot, Box<[u8]>)>,
+    /// Records of runs that were accepted and whose end is here.
+    pub(crate) over: Vec<Spot>,
     pub(crate) dropped: Vec<DroppedRun>,
     /// Whose records are here; as many as a `Hello` can name.
     pub(crate) outboxes: Vec<OutboxId>,
@@ -135,6 +137,10 @@ impl Recovered {
     }
 
     fn finished(&mut self, run: RunId, attempt: Attempt) {
+        // What is left are the runs that were in progress: a few, even if the spool is large.
+        while let Some(at) = self.took.iter().position(|t| (t.0, t.1) == (run, attempt)) {
+            self.over.push(self.took.swap_remove(at).2);
+        }
         if self.journalled.contains(&(run, attempt)) {
             self.finished.insert((run, attempt));
             return;

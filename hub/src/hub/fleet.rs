@@ -136,7 +136,7 @@ impl Hub {
         row["schedule"] = json!({
             "entries": self.schedules.merged(node).len(),
             "counter": version.counter,
-            "up_to_date": held.map(|held| !self.schedules.is_due(node, held)),
+            "up_to_date": held.map(|held| self.schedules.is_held(node, held)),
         });
         row["vitals"] = node.vitals.as_ref().map_or(Value::Null, |vitals| vitals.json.clone());
         row["open"] = node.open.iter().take(100).map(|run| Value::from(run.to_string())).collect();

@@ -140,14 +140,13 @@ impl Schedules {
 
     /// Whether a node that has `held` is to be told its schedule now.
     pub fn is_due(&self, node: &Node, held: ScheduleVersion) -> bool {
-        if self.unsettled.contains_key(&node.record.id) {
-            return false;
-        }
+        !self.unsettled.contains_key(&node.record.id) && !self.is_held(node, held)
+    }
+
+    /// Whether a node that has `held` has its schedule.
+    pub fn is_held(&self, node: &Node, held: ScheduleVersion) -> bool {
         let version = self.version(node);
-        if version.counter == 0 && held.epoch == 0 {
-            return false;
-        }
-        held != version
+        (version.counter == 0 && held.epoch == 0) || held == version
     }
 
     /// A node's schedule as a command.

@@ -761,6 +761,8 @@ fn a_schedule_goes_out_when_it_is_durable() {
     assert!(world.ask(set(1_000)).commands.is_empty());
     let sent = world.report(A, None, &hello(&mut [0; 256], 1));
     assert_eq!(sent.kinds(), ["welcome"], "not in answer to a Hello either");
+    let sent = world.ask(json!({ "op": "nodes.show", "node": "gw" }));
+    assert_eq!(sent.reply()["node"]["schedule"]["up_to_date"], false);
     let sent = world.commit();
     assert_eq!(sent.kinds(), ["schedule"]);
     let told = version(&sent);

@@ -338,6 +338,53 @@ fn always_does_not_forget_that_a_run_ended_while_it_knows_that_it_began() {
 }
 
 #[test]
+fn what_could_not_be_moved_keeps_nothing_else_from_going() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (first, second) = (world.started[0], world.started[1]);
+    while world.disk.files.len() < 2 {
+        world.feed(second, 16 * 1024);
+        world.ack_all();
+    }
+    world.end(second, Exit::Code(0));
+    world.ack_all();
+    // That the first was accepted moves to another segment, which can't be synced.
+    world.disk.bad_syncs = 1;
+    world.pass(190, true);
+    assert_eq!(world.disk.bad_syncs, 0);
+    for _ in 0..400 {
+        world.feed(first, 16 * 1024);
+        world.ack_all();
+    }
+    world.end(first, Exit::Code(0));
+    world.ack_all();
+    world.pass(200, true);
+    assert!(world.disk.files.len() < 3, "{} files", world.disk.files.len());
+}
+
+#[test]
+fn of_many_ended_runs_on_disk_none_is_called_lost_after_a_power_cut() {
+    let mut world = World::welcomed(spooling(Durability::Always, 64 * MIB));
+    let mut list = [0; 512];
+    let entries = List::encode(&mut list, [entry("e", "noop", 1_000)]).unwrap();
+    world.hear(&schedule(1, entries));
+    world.lose_hub();
+    world.pass(crate::limits::SPOOLED_RUNS as u64 + 500, false);
+    let entries = List::encode(&mut list, [entry("m", "meter", 5_000)]).unwrap();
+    world.hear(&schedule(2, entries));
+    world.pass(6, false);
+    assert_eq!(world.started.len(), 1);
+    let mut world = world.power_cut(8);
+    world.forget();
+    world.meet_hub();
+    let ends = world.finished();
+    let lost: Vec<_> = ends.iter().filter(|end| end.status == Status::Lost).collect();
+    assert!(ends.len() > crate::limits::SPOOLED_RUNS);
+    assert_eq!((lost.len(), lost[0].job.as_str()), (1, "meter"));
+}
+
+#[test]
 fn what_was_acked_from_disk_alone_is_not_called_lost() {
     let mut world = spill();
     let mut list = [0; 512];
