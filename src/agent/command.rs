@@ -7,7 +7,6 @@ use fieldpost_wire::{
     Welcome,
 };
 
-use super::spooling::of_outbox;
 use super::{Agent, Save, Stage, Status};
 use crate::job::Kind;
 use crate::journal::Record;
@@ -17,6 +16,7 @@ use crate::outbox;
 use crate::push::{Answer, What};
 use crate::result::cut;
 use crate::run::{Origin, Run, Why};
+use crate::spool::flow::of_outbox;
 use crate::trigger::{Place, State};
 
 impl Agent {

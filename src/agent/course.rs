@@ -8,7 +8,6 @@ use fieldpost_wire::{
     Status as RunStatus, UnixMillis, limits::STDERR_TAIL,
 };
 
-use super::spooling::of_outbox;
 use super::{Agent, Slot, Stage, Usage, WhenFull};
 use crate::job::{Args, Job, Kind};
 use crate::journal::{Record, Took};
@@ -20,6 +19,7 @@ use crate::push::{Answer, What};
 use crate::result::cut;
 use crate::run::{Origin, Run, Started, Why};
 use crate::schedule::{Due, Orders};
+use crate::spool::flow::of_outbox;
 use crate::trigger::{Place, State};
 
 /// How a run ended.

@@ -5,6 +5,7 @@ use super::{Agent, Stage};
 use crate::door::WhenFull;
 use crate::journal::Record;
 use crate::outbox::{self, Owner};
+use crate::spool::flow::of_outbox;
 use crate::spool::segment::Kind;
 use crate::spool::{Done, Lost, Needs, Spool};
 use crate::trigger::{Place, State};
@@ -131,12 +132,4 @@ impl Agent {
 pub(super) fn storage_trouble<'a>(storage: &'a str, spool: Option<&'a Spool>) -> &'a str {
     let spool = spool.map_or("", Spool::trouble);
     if storage.is_empty() { spool } else { storage }
-}
-
-pub(super) fn of_outbox(kind: outbox::Kind) -> Kind {
-    match kind {
-        outbox::Kind::Chunk => Kind::Chunk,
-        outbox::Kind::Finished => Kind::Finished,
-        outbox::Kind::Missed => Kind::Missed,
-    }
 }

@@ -233,11 +233,7 @@ impl Spool {
         let upto = if all { needs.outbox.last() } else { self.aged };
         self.wants_room = None;
         for (seq, kind, owner, body) in needs.outbox.unspooled(self.spooled, upto) {
-            let kind = match kind {
-                outbox::Kind::Chunk => Kind::Chunk,
-                outbox::Kind::Finished => Kind::Finished,
-                outbox::Kind::Missed => Kind::Missed,
-            };
+            let kind = of_outbox(kind);
             let need = RECORD_HEAD + body.len() + segment::HEAD;
             if !owner.durable && !self.has_budget(self.draft.len() + need) {
                 self.reached = seq;
@@ -618,7 +614,7 @@ fn whose(body: &[u8]) -> (RunId, Attempt) {
     }
 }
 
-fn of_outbox(kind: outbox::Kind) -> Kind {
+pub(crate) fn of_outbox(kind: outbox::Kind) -> Kind {
     match kind {
         outbox::Kind::Chunk => Kind::Chunk,
         outbox::Kind::Finished => Kind::Finished,
