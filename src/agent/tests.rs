@@ -510,9 +510,7 @@ fn refuse_new_keeps_what_is_there() {
 #[test]
 fn memory_stays_bounded_and_every_end_is_told_or_counted_when_the_hub_is_away_for_long() {
     let mut world = World::welcomed(settings(jobs()));
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "noop", 1000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 1000)]);
     world.forget();
     world.pass(5000, false);
     assert!(world.agent.outbox.len() <= 2048);
@@ -529,9 +527,7 @@ fn memory_stays_bounded_and_every_end_is_told_or_counted_when_the_hub_is_away_fo
 #[test]
 fn a_schedule_runs_with_and_without_a_link_and_survives_a_restart() {
     let mut world = World::welcomed(settings(jobs()));
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "noop", 10_000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 10_000)]);
     assert_eq!(world.done, ["save"]);
     world.pass(300, false);
     world.pass_until_connected();
@@ -551,9 +547,7 @@ fn a_schedule_runs_with_and_without_a_link_and_survives_a_restart() {
 #[test]
 fn a_clock_that_is_set_back_names_no_two_runs_of_an_interval_alike() {
     let mut world = World::welcomed(settings(jobs()));
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "noop", 1_000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 1_000)]);
     world.pass(60, true);
     world.ack_all_of(7);
     let before: std::collections::HashSet<_> = world.finished().iter().map(|end| end.run).collect();
@@ -569,9 +563,7 @@ fn a_clock_that_is_set_back_names_no_two_runs_of_an_interval_alike() {
 #[test]
 fn an_entry_that_can_not_run_is_told_by_heartbeat_and_result() {
     let mut world = World::welcomed(settings(jobs()));
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "nothing", 10_000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "nothing", 10_000)]);
     let is_it = |said: &Said| matches!(said, Said::Heartbeat { drops: 0, errors: 1, .. });
     assert!(world.said.iter().any(is_it));
     world.pass(11, true);
@@ -591,9 +583,7 @@ fn an_entry_that_can_not_run_is_told_by_heartbeat_and_result() {
 #[test]
 fn a_missed_due_time_is_reported_and_caught_up_with() {
     let mut world = World::welcomed(settings(jobs()));
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "noop", 60_000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 60_000)]);
     world.forget();
     world.boot += Duration::from_secs(270); // suspended
     world.give(Input::Tick);

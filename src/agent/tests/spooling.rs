@@ -159,11 +159,9 @@ fn an_end_that_a_damaged_spool_lost_is_told_with_its_job() {
 fn a_stop_leaves_everything_on_disk() {
     let mut world = spill();
     world.lose_hub();
-    let mut list = [0; 64];
-    let entries = List::encode(&mut list, [entry("e", "noop", 1000)]).unwrap();
     world.pass_until_connected();
     world.welcome();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 1000)]);
     world.pass(100, false);
     world.ack_all();
     world.pass(3, false);
@@ -315,19 +313,24 @@ fn what_is_lost_in_a_power_cut_is_told_with_the_boot_that_it_was_in() {
     assert!(world.said.iter().any(beat));
 }
 
-#[test]
-fn always_does_not_forget_that_a_run_ended_while_it_knows_that_it_began() {
-    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+/// Two runs, of which the second ends and is acked: its end is in another segment than the words
+/// that the two were accepted.
+fn end_the_second_of_two(world: &mut World) {
     world.trigger(1, "meter");
     world.trigger(2, "meter");
     let second = world.started[1];
-    // The second one's end is in another segment than the words that the two were accepted.
     while world.disk.files.len() < 2 {
         world.feed(second, 16 * 1024);
         world.ack_all();
     }
     world.end(second, Exit::Code(0));
     world.ack_all();
+}
+
+#[test]
+fn always_does_not_forget_that_a_run_ended_while_it_knows_that_it_began() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    end_the_second_of_two(&mut world);
     world.pass(60, true);
     let left = world.disk.bytes();
     assert!(left < 2048, "of the first that it was accepted, and no more: {left}");
@@ -340,15 +343,8 @@ fn always_does_not_forget_that_a_run_ended_while_it_knows_that_it_began() {
 #[test]
 fn what_could_not_be_moved_keeps_nothing_else_from_going() {
     let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
-    world.trigger(1, "meter");
-    world.trigger(2, "meter");
-    let (first, second) = (world.started[0], world.started[1]);
-    while world.disk.files.len() < 2 {
-        world.feed(second, 16 * 1024);
-        world.ack_all();
-    }
-    world.end(second, Exit::Code(0));
-    world.ack_all();
+    end_the_second_of_two(&mut world);
+    let first = world.started[0];
     // That the first was accepted moves to another segment, which can't be synced.
     world.disk.bad_syncs = 1;
     world.pass(190, true);
@@ -366,13 +362,10 @@ fn what_could_not_be_moved_keeps_nothing_else_from_going() {
 #[test]
 fn of_many_ended_runs_on_disk_none_is_called_lost_after_a_power_cut() {
     let mut world = World::welcomed(spooling(Durability::Always, 64 * MIB));
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "noop", 1_000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 1_000)]);
     world.lose_hub();
     world.pass(crate::limits::SPOOLED_RUNS as u64 + 500, false);
-    let entries = List::encode(&mut list, [entry("m", "meter", 5_000)]).unwrap();
-    world.hear(&schedule(2, entries));
+    world.take_up(2, [entry("m", "meter", 5_000)]);
     world.pass(6, false);
     assert_eq!(world.started.len(), 1);
     let mut world = world.power_cut(8);
@@ -382,22 +375,26 @@ fn of_many_ended_runs_on_disk_none_is_called_lost_after_a_power_cut() {
     let lost: Vec<_> = ends.iter().filter(|end| end.status == Status::Lost).collect();
     assert!(ends.len() > crate::limits::SPOOLED_RUNS);
     assert_eq!((lost.len(), lost[0].job.as_str()), (1, "meter"));
+    world.take_up(3, []);
+    for slot in std::mem::take(&mut world.started) {
+        world.end(slot, Exit::Code(0));
+    }
+    world.ack_all();
+    world.pass(60, true);
+    assert_eq!(world.disk.bytes(), 0, "nothing is left of them");
 }
 
 #[test]
 fn what_was_acked_from_disk_alone_is_not_called_lost() {
     let mut world = spill();
-    let mut list = [0; 512];
-    let entries = List::encode(&mut list, [entry("e", "noop", 1_000)]).unwrap();
-    world.hear(&schedule(1, entries));
+    world.take_up(1, [entry("e", "noop", 1_000)]);
     world.trigger(1, "meter");
     let slot = world.started[0];
     world.lose_hub();
     // Their copies in memory have to go, and they are known no more.
     world.feed(slot, 512 * 1024);
     world.pass(200, false);
-    let entries = List::encode(&mut list, []).unwrap();
-    world.hear(&schedule(2, entries));
+    world.take_up(2, []);
     world.meet_hub();
     let ends = world.finished().len();
     assert!(ends > 250, "{ends}");

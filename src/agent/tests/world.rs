@@ -288,6 +288,14 @@ impl World {
         self.give(Input::Tick);
     }
 
+    /// The hub hands a schedule over.
+    pub(super) fn take_up<const N: usize>(&mut self, counter: u64, entries: [Entry<'_>; N]) {
+        let mut list = [0; 512];
+        let entries = List::encode(&mut list, entries).unwrap();
+        let version = ScheduleVersion { epoch: 3, counter };
+        self.hear(&Command::Schedule(Schedule { version, entries }));
+    }
+
     pub(super) fn cancel(&mut self, n: u8) {
         let deadline = self.hub_time().plus_ms(60_000);
         self.hear(&Command::Cancel(Cancel { run: run(n), attempt: Attempt(1), deadline }));
@@ -490,10 +498,6 @@ pub(super) fn end_of(f: &Finished<'_>) -> End {
         boot: f.boot,
         started_boot_ms: f.started_boot_ms,
     }
-}
-
-pub(super) fn schedule<'a>(counter: u64, entries: List<'a, Entry<'a>>) -> Command<'a> {
-    Command::Schedule(Schedule { version: ScheduleVersion { epoch: 3, counter }, entries })
 }
 
 pub(super) fn entry(id: &'static str, job: &'static str, every_ms: u64) -> Entry<'static> {
