@@ -22,7 +22,7 @@ use fieldpost_wire::{
 };
 
 use crate::child::Process;
-use crate::figures::{Figure, Target};
+use crate::figures::{Figure, Target, median};
 use crate::rig::{self, Hub, Place};
 use crate::{Bench, Outcome, hops, machine};
 
@@ -330,24 +330,43 @@ fn full(bench: &Bench, place: &Place) -> Outcome<()> {
     let figure = Figure::new("agent with a full spool, RSS", with, "KB", Target::None);
     bench.table.add("spool", &figure.beside(without));
 
-    let mut files = Files::new(&place.path().join("spool"));
-    let (records, _) = files.recover(&[]).counts();
-    drop(files);
-    let agent = start(bench, place)?;
-    let (seconds, bytes, most) = ends.take_all(records, agent.pid())?;
-    agent.stop();
-    let (floor, _) = hops::stream(&bench.ports, PIECE + 64, 8_000)?;
+    let spool = place.path().join("spool");
+    let aside = Place::make(&bench.dir)?;
+    copy(&spool, &aside.path().join("spool"))?;
+    let mut rounds = Vec::new();
+    for _ in 0..bench.depth.pick(1, 5, 9) {
+        copy(&aside.path().join("spool"), &spool)?;
+        let (records, _) = Files::new(&spool).recover(&[]).counts();
+        let agent = start(bench, place)?;
+        let (seconds, bytes, most) = ends.take_all(records, agent.pid())?;
+        agent.stop();
+        let (floor, _) = hops::stream(&bench.ports, PIECE + 64, 8_000)?;
+        rounds.push((bytes as f64 / seconds, floor * (PIECE + 64) as f64, most));
+    }
+    let ours = median(rounds.iter().map(|round| round.0));
+    let floor = median(rounds.iter().map(|round| round.1));
+    let most = rounds.iter().map(|round| round.2).fold(0.0, f64::max);
     let mib = MIB as f64;
     let figure = Figure::ratio(
         "spool, a full one drained (floor: raw PUSH to PULL)",
-        bytes as f64 / seconds / mib,
+        ours / mib,
         "MiB/s",
-        floor * (PIECE + 64) as f64 / mib,
+        floor / mib,
         Target::AtLeast(0.5),
     );
     bench.table.add("spool", &figure);
     let figure = Figure::new("agent that drains a full spool, RSS", most, "KB", Target::None);
     bench.table.add("spool", &figure.beside(without));
+    Ok(())
+}
+
+/// Copies the files of a directory into another.
+fn copy(from: &Path, to: &Path) -> Outcome<()> {
+    fs::create_dir_all(to)?;
+    for file in fs::read_dir(from)? {
+        let file = file?;
+        fs::copy(file.path(), to.join(file.file_name()))?;
+    }
     Ok(())
 }
 

@@ -19,6 +19,9 @@ const SEND_QUEUE: i32 = 64;
 const RECEIVE_QUEUE: i32 = 256;
 /// The kernel's buffers of each connection, in bytes: as the queues.
 const KERNEL_BUFFER: i32 = 16 * 1024;
+/// The one that reports leave through: a connection sends no more than this in a round trip, and a
+/// backlog shall not take longer for that. Only a backlog fills it.
+const REPORT_BUFFER: i32 = 64 * 1024;
 /// How long the last reports may take when the agent ends.
 const LINGER: i32 = 500;
 /// libzmq's own reconnects: this, and up to as much again by the node. It adds jitter of its own
@@ -79,6 +82,7 @@ impl Link {
                 unacknowledged: Duration::from_secs(60),
             })?;
         }
+        reports.set_sndbuf(REPORT_BUFFER)?;
         reports.set_sndhwm(SEND_QUEUE)?;
         reports.set_linger(LINGER)?;
         // The hub sends nothing on this one.

@@ -396,6 +396,12 @@ impl Ledger {
         let undisturbed = plan.hubs == 1
             && plan.clone.is_none()
             && plan.faults.iter().all(|(_, fault)| harmless(fault));
+        // A heartbeat that was long under way makes it late. That is one that came twice, if the hub
+        // had forgotten the boot in between: it knows the last two.
+        let slack = (plan.delay + SECOND) / 1000;
+        let cuts = plan.faults.iter().filter(|(_, fault)| matches!(fault, Fault::CutPower(..)));
+        let forgets = plan.clone.is_some() || cuts.count() >= 2;
+        let late = if forgets { plan.latest_repeat / 1000 } else { 0 };
         let mut complaints = Vec::new();
         for Row { nodes, record, .. } in &rows.0 {
             let execution = |node: &usize| (*node, record.run, Attempt(record.attempt));
@@ -412,11 +418,9 @@ impl Ledger {
             if starts.is_empty() || record.source == Source::Hub {
                 continue;
             }
-            // A heartbeat that was long under way makes it late.
-            let slack = (plan.delay + SECOND) / 1000;
             let is_right = |said: u64, start: u64| {
                 // Of what is lost it is known when it was accepted.
-                said <= start + slack && (is_lost || start <= said + slack)
+                said <= start + slack + late && (is_lost || start <= said + slack)
             };
             match record.corrected {
                 Some(said) if starts.iter().any(|&start| is_right(said.0, start)) => {}

@@ -25,6 +25,8 @@ pub struct Plan {
     pub lose_one_in: u32,
     /// One in so many reports comes twice, the second time late; 0: none.
     pub repeat_one_in: u32,
+    /// How much later, at most.
+    pub latest_repeat: Time,
     /// The longest a message takes.
     pub delay: Time,
     /// Reports under way on one connection, until the socket takes no more.
@@ -152,6 +154,7 @@ impl Plan {
             faults,
             lose_one_in: one_in(&mut rng, 40),
             repeat_one_in: one_in(&mut rng, 20),
+            latest_repeat: 20 * SECOND,
             room: *rng.choice([1, 4, 64].iter()).unwrap_or(&64),
             delay: *rng.choice([SECOND / 1000, SECOND / 20, 2 * SECOND].iter()).unwrap_or(&SECOND),
             commit: *rng.choice([SECOND / 500, SECOND / 20, SECOND].iter()).unwrap_or(&SECOND),

@@ -762,7 +762,7 @@ impl<'p> World<'p> {
         link.last_up = link.last_up.max(self.time + delay) + 1;
         let at = link.last_up;
         if self.is_one_in(self.plan.repeat_one_in) {
-            let late = at + self.rng.u64(0..20 * SECOND);
+            let late = at + self.rng.u64(0..self.plan.latest_repeat);
             self.later(late, Event::Up { node, connection, body: body.clone() });
         }
         self.later(at, Event::Up { node, connection, body });
