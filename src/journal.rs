@@ -39,6 +39,8 @@ pub(crate) enum Record<'a> {
     Tombstone { run: RunId, attempt: Attempt, deadline: UnixMillis },
     /// A schedule entry was dealt with up to here.
     Done { schedule: ScheduleVersion, entry: &'a str, upto: Upto },
+    /// So many bytes were written to the spool since then, on the boot clock.
+    Wrote { since_ms: u64, bytes: u64 },
 }
 
 /// A run that was accepted.

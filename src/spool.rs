@@ -272,10 +272,11 @@ enum Health {
 }
 
 /// Bytes written in a day.
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    began: Duration,
-    used: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// When the day began, on the boot clock.
+    pub(crate) began: Duration,
+    pub(crate) used: u64,
 }
 
 /// What the spool goes by.
@@ -382,6 +383,13 @@ impl Spool {
     }
 
     // ---- what it is told -----------------------------------------------------------------
+
+    /// What an earlier start wrote in this day; a day that is yet to come is none.
+    pub(crate) fn recall_budget(&mut self, budget: Budget) {
+        if budget.began <= self.budget.began {
+            self.budget = budget;
+        }
+    }
 
     /// A run was accepted; the record of the journal says so. Only `always` keeps it.
     pub(crate) fn take(&mut self, run: RunId, attempt: Attempt, record: Vec<u8>) {
@@ -610,6 +618,11 @@ impl Spool {
             Kind::Finished | Kind::Missed | Kind::Dropped | Kind::Took => self.settings.max,
         };
         max.saturating_sub(self.index.bytes())
+    }
+
+    /// What was written today, if that is bounded.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        self.settings.write_budget.map(|_| self.budget)
     }
 
     fn has_budget(&self, bytes: usize) -> bool {

@@ -1,12 +1,14 @@
 //! The start of an agent: what an earlier start left, and what the journal must hold for the next.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use fieldpost_wire::limits::DEADLINE_AHEAD_MS;
 use fieldpost_wire::{
     Attempt, BootId, Cause, Clock, Exit, Finished, Report, RunId, Status as RunStatus, UnixMillis,
 };
 
+use super::spooling::wrote;
 use super::{Agent, Identity, Now, Restored, Save, Settings, Stage, Status};
 use crate::heartbeat::DropCounts;
 use crate::hub_time::HubTime;
@@ -17,7 +19,7 @@ use crate::outbox::{Outbox, Owner};
 use crate::push::Push;
 use crate::run::Runs;
 use crate::schedule::Schedule;
-use crate::spool::Spool;
+use crate::spool::{Budget, Spool};
 use crate::trigger::{KnownRuns, State};
 
 /// What the journal says of one run.
@@ -125,6 +127,13 @@ impl Agent {
                 Record::Done { schedule, entry, upto } => {
                     self.schedule.recall(schedule, entry, upto, same_boot);
                 }
+                Record::Wrote { since_ms, bytes } if same_boot => {
+                    if let Some(spool) = &mut self.spool {
+                        let began = Duration::from_millis(since_ms);
+                        spool.recall_budget(Budget { began, used: bytes });
+                    }
+                }
+                Record::Wrote { .. } => {}
             }
         }
         if records.lost > 0 {
@@ -243,7 +252,7 @@ impl Agent {
     /// The journal begins anew with all that must be remembered.
     pub(super) fn rewrite_journal(&mut self) {
         let at = self.started_now();
-        let Self { journal, known, runs, outbox, schedule, boot_id, drops, .. } = self;
+        let Self { journal, known, runs, outbox, schedule, boot_id, drops, spool, .. } = self;
         let boot = std::iter::once(Record::Boot { id: *boot_id });
         let settled = known.iter().flat_map(|(_, entry)| {
             let (run, attempt, deadline) = (entry.run, entry.attempt, entry.deadline);
@@ -299,7 +308,8 @@ impl Agent {
             entry,
             upto,
         });
-        journal
-            .replace(boot.chain(settled).chain(waiting).chain(running).chain(coming).chain(done));
+        let wrote = spool.as_ref().and_then(Spool::budget).map(wrote);
+        let runs = settled.chain(waiting).chain(running).chain(coming);
+        journal.replace(boot.chain(runs).chain(done).chain(wrote));
     }
 }

@@ -7,7 +7,7 @@ use crate::journal::Record;
 use crate::outbox::{self, Owner};
 use crate::spool::flow::of_outbox;
 use crate::spool::segment::Kind;
-use crate::spool::{Done, Lost, Needs, Spool};
+use crate::spool::{Budget, Done, Lost, Needs, Spool};
 use crate::trigger::{Place, State};
 
 impl Agent {
@@ -33,7 +33,13 @@ impl Agent {
     /// What came of it.
     pub(super) fn spooled(&mut self, done: Done<'_>) {
         let Some(spool) = &mut self.spool else { return };
+        let before = spool.budget();
         spool.done(self.now.boot, done, &mut self.outbox);
+        if let Some(budget) = spool.budget()
+            && before != Some(budget)
+        {
+            self.journal.push(&wrote(budget));
+        }
         let losses = std::mem::take(&mut spool.losses);
         for lost in &losses {
             self.lost(lost);
@@ -126,6 +132,11 @@ impl Agent {
             }
         });
     }
+}
+
+/// What the journal says of the bytes written today.
+pub(super) fn wrote(budget: Budget) -> Record<'static> {
+    Record::Wrote { since_ms: super::course::millis(budget.began), bytes: budget.used }
 }
 
 /// What is wrong with the node's disk, for people.

@@ -465,6 +465,34 @@ fn beyond_the_daily_budget_only_durable_jobs_are_spooled() {
 }
 
 #[test]
+fn a_restart_does_not_begin_the_daily_budget_anew() {
+    let mut settings = spooling(Durability::Spill, 4 * MIB);
+    if let Some(spool) = &mut settings.spool {
+        spool.write_budget = Some(20 * 1024);
+    }
+    let mut world = World::welcomed(settings);
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.feed(slot, 16 * 1024);
+    world.end(slot, Exit::Code(0));
+    world.pass(8, true);
+    assert!(world.written() > 16 * 1024);
+    // Twice: the second start knows it from what the first wrote anew.
+    let mut world = world.killed(identity(8)).killed(identity(9));
+    world.pass_until_connected();
+    world.welcome();
+    let at_start = world.written();
+    world.trigger(2, "meter");
+    let slot = *world.started.last().unwrap();
+    world.feed(slot, 16 * 1024);
+    world.end(slot, Exit::Code(0));
+    world.pass(8, true);
+    assert!(world.written() < at_start + 1_000, "{} {at_start}", world.written());
+    world.pass(24 * 60 * 60, true);
+    assert!(world.written() > at_start + 16 * 1024);
+}
+
+#[test]
 fn a_run_whose_output_was_lost_on_disk_ends_all_the_same() {
     let mut world = spill();
     world.trigger(1, "meter");
