@@ -37,6 +37,7 @@ use crate::limits::{CLOCK_AGREES_MS, HEARTBEAT, JOBS, STOP_PATIENCE, TEXT};
 use crate::link::Link;
 use crate::outbox::Outbox;
 use crate::push::{Offered, Push};
+use crate::resend::Acks;
 use crate::result::cut;
 use crate::run::{Runs, Why};
 use crate::schedule::Schedule;
@@ -77,6 +78,7 @@ pub struct Agent {
     hub: Option<HubId>,
     /// When the hub acked last, or nothing was there to ack.
     acked_at: Duration,
+    acks: Acks,
     wants_vitals: bool,
     drops: DropCounts,
     bad_commands: u64,
@@ -257,10 +259,10 @@ impl Agent {
             Some(Offered::Hello) => self.link.said_hello(self.now.boot, &mut self.rng),
             Some(Offered::Answer) => self.push.drop_answer(),
             Some(Offered::Heartbeat) => self.push.vitals = None,
-            Some(Offered::Record(seq)) => self.outbox.sent(seq, self.now.boot),
+            Some(Offered::Record(seq)) => self.outbox.sent(seq, self.now.boot, &self.acks),
             Some(Offered::Spooled(spot)) => {
                 if let Some(spool) = &mut self.spool {
-                    spool.window.sent(spot, self.now.boot);
+                    spool.window.sent(spot, self.now.boot, &self.acks);
                 }
             }
         }

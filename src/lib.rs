@@ -15,6 +15,7 @@ pub mod limits;
 mod link;
 mod outbox;
 mod push;
+mod resend;
 mod result;
 mod run;
 mod schedule;

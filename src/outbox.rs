@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use fieldpost_wire::{Error, OutboxId, Report, Seq, SeqRange, Tag};
 
-use crate::limits::{OUTBOX_RECORD, RESEND, RESEND_DOUBLINGS};
+use crate::limits::OUTBOX_RECORD;
+use crate::resend::{Acks, in_vain, millis};
 use crate::spool::Spot;
 
 /// See the module.
@@ -54,6 +55,8 @@ struct Record {
     at: u32,
     len: u16,
     kind: Kind,
+    /// Times that it was sent and the hub acked what was sent later, but not it.
+    passed_over: u8,
     life: Life,
     owner: Owner,
     /// Where it is on disk; [`Spot::NONE`]: nowhere.
@@ -189,6 +192,7 @@ impl Outbox {
             at: self.tail as u32,
             len: len as u16,
             kind,
+            passed_over: 0,
             life: Life::Unsent,
             owner,
             spot: Spot::NONE,
@@ -211,6 +215,7 @@ impl Outbox {
     pub(crate) fn release(
         &mut self,
         range: SeqRange,
+        acks: &mut Acks,
         mut gone: impl FnMut(Kind, Owner, Option<Spot>),
     ) {
         let from = self.first + self.records[self.first..].partition_point(|r| r.seq < range.first);
@@ -219,6 +224,9 @@ impl Outbox {
             && record.seq <= range.last
         {
             if record.life != Life::Dead {
+                if let Life::Sent { at_ms, .. } = record.life {
+                    acks.reached(at_ms);
+                }
                 self.bury(index);
                 gone(record.kind, record.owner, record.spot.known());
             }
@@ -232,6 +240,7 @@ impl Outbox {
         for record in &mut self.records[self.first..] {
             if record.life != Life::Dead {
                 record.life = Life::Unsent;
+                record.passed_over = 0;
             }
         }
         self.cursor = self.first;
@@ -239,14 +248,14 @@ impl Outbox {
     }
 
     /// The number of the next record to send now, if any.
-    pub(crate) fn next(&mut self, now: Duration) -> Option<Seq> {
+    pub(crate) fn next(&mut self, now: Duration, acks: &Acks) -> Option<Seq> {
         while let Some(record) = self.records.get(self.cursor) {
             if record.life == Life::Unsent {
                 return Some(record.seq);
             }
             self.cursor += 1;
         }
-        self.next_again(millis(now))
+        self.next_again(millis(now), acks)
     }
 
     /// A fault for the simulated world to find: what was sent once is never sent again.
@@ -255,7 +264,7 @@ impl Outbox {
         self.again = Again::Never;
     }
 
-    fn next_again(&mut self, now_ms: u64) -> Option<Seq> {
+    fn next_again(&mut self, now_ms: u64, acks: &Acks) -> Option<Seq> {
         let (mut next, mut earliest_ms) = match self.again {
             Again::Never => return None,
             Again::At(ms) if ms > now_ms => return None,
@@ -264,7 +273,7 @@ impl Outbox {
         };
         while let Some(record) = self.records.get(next) {
             if let Life::Sent { at_ms, again } = record.life {
-                let due = due_ms(at_ms, again);
+                let due = acks.due_ms(at_ms, again);
                 if due <= now_ms {
                     self.again = Again::Walking { next, earliest_ms };
                     return Some(record.seq);
@@ -284,17 +293,21 @@ impl Outbox {
     }
 
     /// The record is in the socket's queue.
-    pub(crate) fn sent(&mut self, seq: Seq, now: Duration) {
+    pub(crate) fn sent(&mut self, seq: Seq, now: Duration, acks: &Acks) {
         let Some(index) = self.index(seq) else {
             return; // acked meanwhile
         };
         let at_ms = millis(now);
-        let again = match self.records[index].life {
+        let record = &mut self.records[index];
+        let again = match record.life {
             Life::Unsent | Life::Dead => 0,
-            Life::Sent { again, .. } => again.saturating_add(1).min(RESEND_DOUBLINGS),
+            Life::Sent { at_ms, again } => {
+                record.passed_over = record.passed_over.saturating_add(acks.passed(at_ms).into());
+                again.saturating_add(1)
+            }
         };
-        self.records[index].life = Life::Sent { at_ms, again };
-        let due = due_ms(at_ms, again);
+        record.life = Life::Sent { at_ms, again };
+        let due = acks.due_ms(at_ms, again);
         self.again = match self.again {
             Again::Never => Again::At(due),
             Again::At(ms) => Again::At(ms.min(due)),
@@ -303,6 +316,25 @@ impl Outbox {
                 earliest_ms: Some(earliest_ms.map_or(due, |ms| ms.min(due))),
             },
         };
+    }
+
+    /// Whose end this is, if the hub does not take it and none of its output is here any more: it
+    /// waits for some that is lost.
+    pub(crate) fn in_vain(&self, seq: Seq) -> Option<Owner> {
+        let record = self.records[self.index(seq)?];
+        let Life::Sent { again, .. } = record.life else { return None };
+        let says_so = self.arena[record.bytes().end - 1] != 0;
+        let owner = record.owner;
+        let is_output = |other: &Record| {
+            other.life != Life::Dead
+                && other.kind == Kind::Chunk
+                && other.owner.serial == owner.serial
+        };
+        let vain = record.kind == Kind::Finished
+            && !says_so
+            && in_vain(again, record.passed_over)
+            && !self.records[self.first..].iter().any(is_output);
+        vain.then_some(owner)
     }
 
     /// When a record has to be sent again at the earliest.
@@ -552,20 +584,12 @@ impl Record {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn due_ms(at_ms: u64, again: u8) -> u64 {
-    at_ms + (millis(RESEND) << again)
-}
-
 #[cfg(test)]
 mod tests {
     use fieldpost_wire::{Attempt, Missed, Output, RunId, UnixMillis};
 
     use super::*;
-    use crate::limits::OUTBOX_LEAST;
+    use crate::limits::{OUTBOX_LEAST, RESEND};
 
     const fn owner(serial: u32) -> Owner {
         Owner { serial, known: 0, job: 0, tracked: false, durable: false }
@@ -590,9 +614,9 @@ mod tests {
     /// Sends all that is due at `now`, and gives their counts.
     fn drain(outbox: &mut Outbox, now: Duration) -> Vec<u64> {
         std::iter::from_fn(|| {
-            let seq = outbox.next(now)?;
+            let seq = outbox.next(now, &Acks::default())?;
             let count = count_of(outbox.body(seq).unwrap());
-            outbox.sent(seq, now);
+            outbox.sent(seq, now, &Acks::default());
             Some(count)
         })
         .collect()
@@ -600,7 +624,11 @@ mod tests {
 
     fn ack(outbox: &mut Outbox, first: u64, last: u64) -> usize {
         let mut gone = 0;
-        outbox.release(SeqRange { first: Seq(first), last: Seq(last) }, |_, _, _| gone += 1);
+        outbox.release(
+            SeqRange { first: Seq(first), last: Seq(last) },
+            &mut Acks::default(),
+            |_, _, _| gone += 1,
+        );
         gone
     }
 
@@ -651,7 +679,7 @@ mod tests {
         assert_eq!(outbox.next_deadline(), None);
         assert_eq!(outbox.tail, 0, "it begins at its lowest address again");
         outbox.append(&missed(6), owner(0), Kind::Missed).unwrap();
-        assert_eq!(outbox.next(s(1)), Some(Seq(6)), "numbers go on");
+        assert_eq!(outbox.next(s(1), &Acks::default()), Some(Seq(6)), "numbers go on");
     }
 
     #[test]
@@ -680,8 +708,8 @@ mod tests {
     fn compaction_keeps_what_was_and_was_not_sent() {
         let mut outbox = filled(10);
         for _ in 0..4 {
-            let seq = outbox.next(s(0)).unwrap();
-            outbox.sent(seq, s(0));
+            let seq = outbox.next(s(0), &Acks::default()).unwrap();
+            outbox.sent(seq, s(0), &Acks::default());
         }
         for seq in [1, 3, 6] {
             ack(&mut outbox, seq, seq);

@@ -62,7 +62,7 @@
 //! what else is in it (the ends of runs) moves to the last segment, and says that the output was dropped. With
 //! `refuse_new` nothing on disk goes, and new output finds no room.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use fieldpost_wire::{Attempt, OutboxId, RunId, Seq, Tag};
@@ -70,6 +70,7 @@ use fieldpost_wire::{Attempt, OutboxId, RunId, Seq, Tag};
 use crate::heartbeat::DropCounts;
 use crate::limits::{DROPPED_RUNS, SEGMENT, SPILL_AFTER, SPOOL_RETRY, UNSYNCED_SEGMENTS};
 use crate::outbox::Outbox;
+use crate::resend::Acks;
 
 pub(crate) mod flow;
 pub(crate) mod index;
@@ -260,6 +261,8 @@ struct Moving {
     bytes: Vec<u8>,
     /// Those that go on are behind this byte.
     at: usize,
+    /// The runs that end in it and lost their output there: their ends say so.
+    cut: HashSet<(RunId, Attempt)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -384,9 +387,9 @@ impl Spool {
 
     // ---- what it is told -----------------------------------------------------------------
 
-    /// What an earlier start wrote in this day; a day that is yet to come is none.
-    pub(crate) fn recall_budget(&mut self, budget: Budget) {
-        if budget.began <= self.budget.began {
+    /// What an earlier start wrote in a day, oldest first; a day that is yet to come is none.
+    pub(crate) fn recall_budget(&mut self, budget: Budget, now: Duration) {
+        if budget.began <= now {
             self.budget = budget;
         }
     }
@@ -449,7 +452,8 @@ impl Spool {
     fn bury(&mut self, number: u32) {
         let moving = self.moving.as_ref().map(|moving| moving.from);
         let in_use = [self.active, moving, self.retiring].contains(&Some(number));
-        if in_use || self.doomed.contains(&number) {
+        let stays = self.index.get(number).is_some_and(index::Segment::stays);
+        if in_use || stays || self.doomed.contains(&number) {
             return;
         }
         self.doomed.push_back(number);
@@ -472,16 +476,12 @@ impl Spool {
         }
     }
 
-    /// The hub acks something: its store works.
-    pub(crate) fn hub_acks(&mut self, now: Duration) {
-        self.window.hub_acks(now);
-    }
-
     /// The hub's acks, for what was read back. `settled` is told of each report.
     pub(crate) fn acked(
         &mut self,
         outbox: OutboxId,
         range: fieldpost_wire::SeqRange,
+        acks: &mut Acks,
         mut settled: impl FnMut(window::Acked),
     ) {
         if self.window.is_empty() {
@@ -493,6 +493,7 @@ impl Spool {
         window.release(
             outbox,
             range,
+            acks,
             |acked| {
                 index.release(acked.spot, acked.kind);
                 settled(acked);
@@ -605,6 +606,11 @@ impl Spool {
         [self.sync_at, unaged, aged, idle].into_iter().flatten().min()
     }
 
+    /// Whether there is something on disk only that the hub has not acked.
+    pub(crate) fn holds_unread(&self) -> bool {
+        !self.window.is_empty() || self.index.oldest_away().is_some()
+    }
+
     /// Whether the active segment holds nothing that is needed.
     fn idle_active(&self) -> bool {
         let active = self.active.and_then(|number| self.index.get(number));
@@ -640,11 +646,16 @@ impl Spool {
         self.trouble.push_str("the spool can't be used: ");
         self.trouble.push_str(why);
         self.health = Health::Failing { until: now + SPOOL_RETRY };
+        self.look_at_all();
         // Whatever became of its end: it is not written on. What was written before is synced.
-        if let (Some(active), Some(_)) = (self.active, self.sync_at) {
-            self.unsynced.push_back(active);
+        if let Some(active) = self.active.take() {
+            if self.sync_at.is_some() {
+                self.unsynced.push_back(active);
+            }
+            if self.index.get(active).is_some_and(|segment| segment.living() == 0) {
+                self.bury(active);
+            }
         }
-        self.active = None;
         self.takes.clear();
     }
 

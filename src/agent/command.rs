@@ -114,9 +114,6 @@ impl Agent {
                 spool.look_at_all();
             }
         }
-        if let Some(spool) = &mut self.spool {
-            spool.window.leave_hub();
-        }
     }
 
     fn trigger(&mut self, trigger: &Trigger<'_>) {
@@ -267,14 +264,15 @@ impl Agent {
 
     fn ack(&mut self, ack: &Ack<'_>) {
         self.acked_at = self.now.boot;
+        self.acks.came(self.now.boot);
         self.ack_spooled(ack);
         if ack.outbox != self.outbox.id() {
             return;
         }
-        let Self { outbox, known, journal, delivered, spool, .. } = self;
+        let Self { outbox, known, journal, delivered, spool, acks, .. } = self;
         let mut tracked: heapless::Vec<outbox::Owner, 16> = heapless::Vec::new();
         for range in ack.ranges.iter() {
-            outbox.release(range, |kind, owner, spot| {
+            outbox.release(range, acks, |kind, owner, spot| {
                 if let (Some(spool), Some(spot)) = (spool.as_mut(), spot) {
                     spool.release(spot, of_outbox(kind));
                 }
@@ -310,11 +308,9 @@ impl Agent {
 
     /// Acks of what was read back from the spool.
     fn ack_spooled(&mut self, ack: &Ack<'_>) {
-        let now = self.now.boot;
-        let Self { spool: Some(spool), known, journal, delivered, .. } = self else { return };
-        spool.hub_acks(now);
+        let Self { spool: Some(spool), known, journal, delivered, acks, .. } = self else { return };
         for range in ack.ranges.iter() {
-            spool.acked(ack.outbox, range, |acked| {
+            spool.acked(ack.outbox, range, acks, |acked| {
                 let (run, attempt) = (acked.run, acked.attempt);
                 let place = known.find(run, attempt);
                 let serial = place.and_then(|place| known.get(place)).map(|entry| entry.serial);

@@ -106,14 +106,15 @@ impl Agent {
             self.outbox.give_up_resending();
         }
         // What is live first, then what waited on disk.
-        if let Some(seq) = self.outbox.next(self.now.boot)
+        if let Some(seq) = self.outbox.next(self.now.boot, &self.acks)
             && self.spool.as_ref().is_none_or(|spool| spool.may_send(seq))
         {
+            self.give_up_output(seq);
             let len = self.outbox.body(seq)?.len();
             return Some((Offered::Record(seq), len));
         }
         let window = &mut self.spool.as_mut()?.window;
-        let spot = window.next(self.now.boot)?;
+        let spot = window.next(self.now.boot, &self.acks)?;
         let len = window.body(spot)?.len();
         Some((Offered::Spooled(spot), len))
     }

@@ -17,6 +17,7 @@ use crate::limits::{KNOWN_RUNS, LEFTOVERS, OUTBOX_LEAST, OUTBOX_MOST, most_runni
 use crate::link::Link;
 use crate::outbox::{Outbox, Owner};
 use crate::push::Push;
+use crate::resend::Acks;
 use crate::run::Runs;
 use crate::schedule::Schedule;
 use crate::spool::{Budget, Spool};
@@ -60,6 +61,7 @@ impl Agent {
             heartbeat_at: now.boot,
             hub: None,
             acked_at: now.boot,
+            acks: Acks::default(),
             wants_vitals: false,
             drops: DropCounts::default(),
             bad_commands: 0,
@@ -130,7 +132,7 @@ impl Agent {
                 Record::Wrote { since_ms, bytes } if same_boot => {
                     if let Some(spool) = &mut self.spool {
                         let began = Duration::from_millis(since_ms);
-                        spool.recall_budget(Budget { began, used: bytes });
+                        spool.recall_budget(Budget { began, used: bytes }, self.now.boot);
                     }
                 }
                 Record::Wrote { .. } => {}

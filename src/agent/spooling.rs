@@ -9,6 +9,7 @@ use crate::spool::flow::of_outbox;
 use crate::spool::segment::Kind;
 use crate::spool::{Budget, Done, Lost, Needs, Spool};
 use crate::trigger::{Place, State};
+use fieldpost_wire::Seq;
 
 impl Agent {
     /// Whether the spool has something to be done, which [`Spool::work`] then tells.
@@ -88,6 +89,19 @@ impl Agent {
             self.stop_output(serial);
         }
         evicted.is_some()
+    }
+
+    /// If the hub does not take this end of a run because it waits for output that is nowhere any more,
+    /// the end says so from now on.
+    pub(super) fn give_up_output(&mut self, seq: Seq) {
+        let Some(owner) = self.outbox.in_vain(seq) else { return };
+        if self.spool.as_ref().is_some_and(Spool::holds_unread) {
+            return; // some of it may be there
+        }
+        if let Some(entry) = self.known.get(Place(owner.known)) {
+            log::warn!("output of {} is lost at the hub; its end says so", entry.run);
+        }
+        self.evict(Some(owner.serial));
     }
 
     /// What of a run's output is on disk is not sent, and its end there says so.

@@ -1,5 +1,6 @@
 //! What the spool does next, and what it makes of the answer.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use fieldpost_wire::{Attempt, Report, RunId, Tag};
@@ -67,8 +68,17 @@ impl Spool {
                     None => self.load(needs),
                 };
             }
+            // What is deleted may be the room that was missing.
+            if !self.doomed.is_empty() {
+                let unsynced = self.sync_at.and_then(|_| self.unsynced.front().copied());
+                if let Some(segment) = unsynced {
+                    return Some(Errand::Sync { segment });
+                }
+                if let Some(delete @ Errand::Delete { .. }) = self.clear_away() {
+                    return Some(delete);
+                }
+            }
             self.health = Health::Well;
-            self.spooled = Seq(0);
         }
         if now >= self.budget.began + DAY {
             self.budget = super::Budget { began: now, used: 0 };
@@ -182,7 +192,9 @@ impl Spool {
             }
             let mut patched = Vec::new();
             let mut entry = entry;
-            if entry.kind == Kind::Finished && self.is_dropped(entry.run, entry.attempt) {
+            let run = (entry.run, entry.attempt);
+            let is_cut = moving.cut.contains(&run) || self.is_dropped(entry.run, entry.attempt);
+            if entry.kind == Kind::Finished && is_cut {
                 patched.extend_from_slice(entry.body);
                 // `output_dropped` is the last field, one byte.
                 if let Some(last) = patched.last_mut() {
@@ -341,6 +353,7 @@ impl Spool {
                     self.index.remove(segment);
                     self.active = None;
                 }
+                self.stop_moving();
                 self.fail(now, why);
             }
             (Errand::Append { segment }, _) => self.appended(now, segment, outbox),
@@ -352,16 +365,22 @@ impl Spool {
                 if self.unsynced.is_empty() {
                     self.sync_at = None;
                 }
-                // What moved into it may not be on disk: where it came from stays until a restart.
-                if let Some(from) = self.retiring.take()
-                    && let Some(from) = self.index.get_mut(from)
-                {
-                    from.stays();
+                // What moved into it may not be on disk.
+                let from = self.moving.as_ref().map(|moving| moving.from);
+                for from in [from, self.retiring.take()].into_iter().flatten() {
+                    if let Some(from) = self.index.get_mut(from) {
+                        from.stay();
+                    }
                 }
+                self.stop_moving();
                 // Whether it is on disk nobody knows; what is in memory is written again.
+                let mut empty = Vec::new();
                 outbox.unspool(segment, |spot, kind| {
-                    self.index.release(spot, of_outbox(kind));
+                    empty.extend(self.index.release(spot, of_outbox(kind)));
                 });
+                for segment in empty {
+                    self.bury(segment);
+                }
             }
             (Errand::Sync { segment }, _) => {
                 self.recover();
@@ -384,7 +403,9 @@ impl Spool {
             }
             (Errand::Load { segment }, Done::Read(bytes)) => self.loaded(segment, bytes),
             (Errand::Empty { segment }, Done::Read(bytes)) => self.empty(segment, bytes),
-            (Errand::Move { segment }, Done::Read(bytes)) => self.begin_moving(segment, bytes),
+            (Errand::Move { segment }, Done::Read(bytes)) => {
+                self.begin_moving(segment, bytes, HashSet::new());
+            }
             (
                 Errand::Load { segment } | Errand::Empty { segment } | Errand::Move { segment },
                 Done::Failed(why),
@@ -492,7 +513,7 @@ impl Spool {
         let Some(known) = index.get(number) else { return };
         let mut found = Vec::<u16>::new();
         let mut unwanted = Vec::<(Spot, Kind)>::new();
-        let count = window.load(number, known.recovered, bytes, |entry| {
+        let count = window.load(number, bytes, |entry| {
             if !known.is_away(entry.index) || !entry.kind.is_report() {
                 return Wanted::No;
             }
@@ -540,6 +561,9 @@ impl Spool {
             })
             .collect();
         let output = live.iter().any(|entry| entry.kind == Kind::Chunk);
+        let ends = live.iter().filter(|entry| entry.kind == Kind::Finished);
+        let ends: HashSet<_> = ends.map(|entry| (entry.run, entry.attempt)).collect();
+        let mut cut = HashSet::new();
         for entry in &live {
             let goes = match entry.kind {
                 Kind::Chunk => true,
@@ -550,7 +574,13 @@ impl Spool {
                 continue;
             }
             if entry.kind == Kind::Chunk {
-                self.drop_output(entry.run, entry.attempt);
+                let run = (entry.run, entry.attempt);
+                // Hundreds of runs may end here; of those that end elsewhere there are few.
+                if ends.contains(&run) {
+                    cut.insert(run);
+                } else {
+                    self.drop_output(entry.run, entry.attempt);
+                }
             }
             lose(&mut self.losses, entry);
             let spot = Spot { segment: number, index: entry.index };
@@ -559,15 +589,28 @@ impl Spool {
                 self.forget_dropped(entry.run, entry.attempt);
             }
         }
-        self.begin_moving(number, bytes);
+        self.begin_moving(number, bytes, cut);
     }
 
     /// What lives in a segment moves to the last one.
-    fn begin_moving(&mut self, number: u32, bytes: &[u8]) {
+    fn begin_moving(&mut self, number: u32, bytes: &[u8], cut: HashSet<(RunId, Attempt)>) {
         if let Some(known) = self.index.get_mut(number) {
             known.busy = true;
         }
-        self.moving = Some(Moving { from: number, bytes: bytes.to_vec(), at: 0 });
+        self.moving = Some(Moving { from: number, bytes: bytes.to_vec(), at: 0, cut });
+    }
+
+    /// There is no room to move to: what is left of the segment stays, and goes to the hub from there.
+    fn stop_moving(&mut self) {
+        let Some(Moving { from, cut, .. }) = self.moving.take() else { return };
+        for (run, attempt) in cut {
+            self.drop_output(run, attempt);
+        }
+        let Some(known) = self.index.get_mut(from) else { return };
+        known.busy = false;
+        if known.living() == 0 {
+            self.bury(from);
+        }
     }
 
     /// A segment can't be read.

@@ -37,6 +37,8 @@ pub(crate) struct Segment {
     pub(crate) recovered: bool,
     /// It is in the window, or being emptied: not to be read now.
     pub(crate) busy: bool,
+    /// It is not deleted before a restart.
+    stays: bool,
     /// Not acked.
     live: Bits,
     /// Not acked, and in memory too.
@@ -84,6 +86,7 @@ impl Segment {
             records: 0,
             recovered: false,
             busy: false,
+            stays: false,
             live: Bits::default(),
             resident: Bits::default(),
             living: 0,
@@ -135,9 +138,15 @@ impl Segment {
         self.reports > 0
     }
 
-    /// It stays until a restart: no other waits for it to go.
-    pub(crate) fn stays(&mut self) {
+    /// What moved out of it may not be on disk elsewhere: it stays until a restart, and no other waits
+    /// for it to go.
+    pub(crate) fn stay(&mut self) {
+        self.stays = true;
         self.outdated = 0;
+    }
+
+    pub(crate) fn stays(&self) -> bool {
+        self.stays
     }
 
     fn release(&mut self, index: u16, kind: Kind) {
@@ -252,7 +261,7 @@ impl Index {
     /// whose ends are in a later one. Without these a start after a power cut would call the runs
     /// lost.
     pub(crate) fn to_go_before(&self, number: u32) -> Option<&Segment> {
-        self.segments.iter().take_while(|s| s.number < number).find(|s| s.outdated > 0)
+        self.segments.iter().take_while(|s| s.number < number).find(|s| s.outdated > 0 && !s.stays)
     }
 
     /// Nothing is busy any more.

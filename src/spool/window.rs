@@ -10,7 +10,8 @@ use fieldpost_wire::{Attempt, OutboxId, RunId, Seq, SeqRange};
 
 use super::index::Spot;
 use super::segment::{self, Entry, Found, Kind, RECORD_HEAD};
-use crate::limits::{RESEND, RESEND_DOUBLINGS, WINDOW_SEGMENTS};
+use crate::limits::WINDOW_SEGMENTS;
+use crate::resend::{Acks, in_vain, millis};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -21,16 +22,11 @@ pub(crate) struct Window {
     spare: Vec<Loaded>,
     /// When something is to be sent again, in milliseconds of the boot clock.
     again_at: Option<u64>,
-    /// Some of what is on disk may belong to what another hub has.
-    left_hub: bool,
-    /// When the hub acked anything last, in milliseconds of the boot clock.
-    acked_ms: u64,
 }
 
 #[derive(Debug, Default)]
 struct Loaded {
     segment: u32,
-    recovered: bool,
     bytes: Vec<u8>,
     records: Vec<Waiting>,
     /// All before it were sent.
@@ -77,6 +73,14 @@ impl Waiting {
     }
 }
 
+impl Loaded {
+    /// Whose record it is.
+    fn run(&self, record: &Waiting) -> (RunId, Attempt) {
+        let owner = segment::owner(&self.bytes[record.at as usize - RECORD_HEAD..]);
+        (owner.run, owner.attempt)
+    }
+}
+
 impl Window {
     /// Whether another segment may be read.
     pub(crate) fn has_room(&self) -> bool {
@@ -87,13 +91,11 @@ impl Window {
     pub(crate) fn load(
         &mut self,
         number: u32,
-        recovered: bool,
         bytes: &[u8],
         mut wanted: impl FnMut(&Entry<'_>) -> Wanted,
     ) -> usize {
         let mut loaded = self.spare.pop().unwrap_or_default();
         loaded.segment = number;
-        loaded.recovered = recovered;
         loaded.bytes.clear();
         loaded.bytes.extend_from_slice(bytes);
         loaded.records.clear();
@@ -134,10 +136,10 @@ impl Window {
 
     /// The next record to send, if any: what was not sent, oldest first, and then what was not
     /// acked in its time.
-    pub(crate) fn next(&mut self, now: Duration) -> Option<Spot> {
+    pub(crate) fn next(&mut self, now: Duration, acks: &Acks) -> Option<Spot> {
         let now_ms = millis(now);
         if self.again_at.is_some_and(|at| at <= now_ms) {
-            self.mark_due(now_ms);
+            self.mark_due(now_ms, acks);
         }
         for loaded in &mut self.loaded {
             while let Some(record) = loaded.records.get(loaded.cursor) {
@@ -150,13 +152,14 @@ impl Window {
         None
     }
 
-    fn mark_due(&mut self, now_ms: u64) {
+    fn mark_due(&mut self, now_ms: u64, acks: &Acks) {
         self.again_at = None;
         let mut next = None::<u64>;
-        for loaded in &mut self.loaded {
+        let mut vain = Vec::<(usize, usize)>::new();
+        for (place, loaded) in self.loaded.iter_mut().enumerate() {
             for (at, record) in loaded.records.iter_mut().enumerate() {
                 let Life::Sent { at_ms, again } = record.life else { continue };
-                let due = due_ms(at_ms, again);
+                let due = acks.due_ms(at_ms, again);
                 if due > now_ms {
                     next = Some(next.map_or(due, |ms| ms.min(due)));
                     continue;
@@ -164,21 +167,33 @@ impl Window {
                 let again = again.saturating_add(1);
                 record.life = Life::Unsent { again };
                 loaded.cursor = loaded.cursor.min(at);
-                record.passed_over +=
-                    u8::from(self.acked_ms > at_ms && record.passed_over < GIVE_UP);
-                let in_vain = record.passed_over == GIVE_UP || again >= GIVE_UP_ALONE;
-                let flag = record.body().end - 1;
-                if (loaded.recovered || self.left_hub)
-                    && record.kind == Kind::Finished
-                    && in_vain
-                    && loaded.bytes[flag] == 0
-                {
-                    log::warn!("output that was on disk is lost; its run's end says so");
-                    loaded.bytes[flag] = 1;
+                record.passed_over = record.passed_over.saturating_add(acks.passed(at_ms).into());
+                if record.kind == Kind::Finished && in_vain(again, record.passed_over) {
+                    vain.push((place, at));
                 }
             }
         }
         self.again_at = next;
+        for (place, at) in vain {
+            self.give_up(place, at);
+        }
+    }
+
+    /// The hub does not take a run's end: it waits for output that is not here any more.
+    fn give_up(&mut self, place: usize, at: usize) {
+        let loaded = &self.loaded[place];
+        let run = loaded.run(&loaded.records[at]);
+        let is_output = |record: &Waiting| record.kind == Kind::Chunk && record.life != Life::Gone;
+        let waits = self.loaded.iter().any(|loaded| {
+            loaded.records.iter().any(|record| is_output(record) && loaded.run(record) == run)
+        });
+        let loaded = &mut self.loaded[place];
+        // `output_dropped` is the last field, one byte.
+        let flag = loaded.records[at].body().end - 1;
+        if !waits && loaded.bytes[flag] == 0 {
+            log::warn!("output of {} that was on disk is lost; its end says so", run.0);
+            loaded.bytes[flag] = 1;
+        }
     }
 
     pub(crate) fn body(&self, spot: Spot) -> Option<&[u8]> {
@@ -188,7 +203,7 @@ impl Window {
     }
 
     /// The record is in the socket's queue.
-    pub(crate) fn sent(&mut self, spot: Spot, now: Duration) {
+    pub(crate) fn sent(&mut self, spot: Spot, now: Duration, acks: &Acks) {
         let Some(loaded) = self.loaded.iter_mut().find(|l| l.segment == spot.segment) else {
             return;
         };
@@ -198,7 +213,7 @@ impl Window {
         let Life::Unsent { again } = record.life else { return };
         let at_ms = millis(now);
         record.life = Life::Sent { at_ms, again };
-        let due = due_ms(at_ms, again);
+        let due = acks.due_ms(at_ms, again);
         self.again_at = Some(self.again_at.map_or(due, |ms| ms.min(due)));
     }
 
@@ -208,6 +223,7 @@ impl Window {
         &mut self,
         outbox: OutboxId,
         range: SeqRange,
+        acks: &mut Acks,
         mut gone: impl FnMut(Acked),
         mut emptied: impl FnMut(u32),
     ) {
@@ -221,6 +237,9 @@ impl Window {
                 let owner = segment::owner(&loaded.bytes[head..]);
                 if owner.outbox != outbox {
                     continue;
+                }
+                if let Life::Sent { at_ms, .. } = record.life {
+                    acks.reached(at_ms);
                 }
                 record.life = Life::Gone;
                 loaded.left -= 1;
@@ -258,16 +277,6 @@ impl Window {
         self.again_at = None;
     }
 
-    /// The hub acks something: its store works.
-    pub(crate) fn hub_acks(&mut self, now: Duration) {
-        self.acked_ms = millis(now);
-    }
-
-    /// Another hub is there: output may be waited for that the one before has.
-    pub(crate) fn leave_hub(&mut self) {
-        self.left_hub = true;
-    }
-
     /// Forgets what was read: it is on disk.
     pub(crate) fn clear(&mut self) {
         self.spare.extend(self.loaded.drain(..));
@@ -291,20 +300,4 @@ pub(crate) enum Wanted {
     Yes,
     /// It does, and says that its run's output was dropped.
     Dropped,
-}
-
-/// A run's end that the hub passed over so many times, while it acked others, waits there for output that
-/// is lost, or that another hub has: power cuts and bad sectors tell nobody what they took.
-const GIVE_UP: u8 = 3;
-
-/// The same where nothing else is there to be acked: some 13 minutes. A hub whose disk is full acks nothing
-/// either, and its output is not lost.
-const GIVE_UP_ALONE: u8 = 12;
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn due_ms(at_ms: u64, again: u8) -> u64 {
-    at_ms + (millis(RESEND) << again.min(RESEND_DOUBLINGS))
 }

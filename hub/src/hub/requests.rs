@@ -170,11 +170,8 @@ impl Hub {
                 self.answer_missed(&to, &rights, &rows);
             }
             (Ask::Audit(to), Answer::Audit(rows)) => self.answer_audit(&to, &rows),
-            (Ask::Submit(to, rights, submit), Answer::Run { trigger, .. }) => {
-                let done = match trigger {
-                    Some(before) => self.repeated(&to, &submit, &before),
-                    None => self.submit_new(&to, &rights, *submit),
-                };
+            (Ask::Submit(to, rights, submit), Answer::Run { trigger, rows, .. }) => {
+                let done = self.submit_known(&to, &rights, *submit, trigger.as_ref(), &rows);
                 if let Err(refusal) = done {
                     self.refuse(&to, &refusal);
                 }

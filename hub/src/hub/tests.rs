@@ -1063,3 +1063,36 @@ fn a_closed_trigger_whose_results_were_swept_away_stays_closed_after_a_restart()
     assert_eq!(sent.reply()["runs"][1]["failed"], 1);
     assert_eq!(sent.reply()["runs"][1]["open"], 0);
 }
+
+#[test]
+fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
+    let mut world = World::with_node();
+    world.pass(60_000);
+    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
+    let submit = json!({
+        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
+    });
+    world.held = true;
+    // It leaves, and the hub dies before it has stored it.
+    assert_eq!(world.ask(submit.clone()).kinds(), ["trigger"]);
+    let mut world = world.restart();
+    world.report(A, None, &hello(&mut [0; 256], 1));
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let sent = world.ask(submit);
+    assert_eq!(
+        (sent.kinds(), &sent.reply()["repeated"]),
+        (vec![], &json!(false)),
+        "the node has run it"
+    );
+    let shown = world.ask(json!({ "op": "runs", "run_id": run }));
+    assert_eq!(shown.reply()["final"], true, "{}", shown.reply());
+    let sent = world.pass(3_600_000);
+    assert!(
+        sent.kinds().iter().all(|kind| *kind == "beacon"),
+        "nobody is asked: {:?}",
+        sent.kinds()
+    );
+    let mut world = world.restart();
+    let shown = world.ask(json!({ "op": "runs", "run_id": run }));
+    assert_eq!(shown.reply()["final"], true, "{}", shown.reply());
+}

@@ -24,7 +24,9 @@ use super::events::{About, emit};
 use super::fast::FastMap;
 use super::{Context, Moment};
 use crate::protocol::State as Word;
-use crate::store::{Change, NodeId, Outcome, RECENT_RUNS, Source, Tally, TriggerRecord};
+use crate::store::{
+    Change, NodeId, Outcome, RECENT_RUNS, ResultRecord, Source, Tally, TriggerRecord,
+};
 use standing::Standing;
 
 mod answers;
@@ -182,13 +184,15 @@ impl Triggers {
         self.due.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// A trigger is new: it is published to each node at once.
+    /// A trigger is new: it is published to each node at once, but to those of which there are `results`
+    /// already, in the order of their nodes and attempts.
     pub fn submit(
         &mut self,
         cx: &mut Context<'_>,
         record: TriggerRecord,
         args: Vec<(String, String)>,
         origin: String,
+        results: &[ResultRecord],
     ) {
         let now = cx.time.moment();
         let due = now.plus_ms(BACKOFF_MS);
@@ -207,7 +211,9 @@ impl Triggers {
         if let Some(body) = trigger.command(Attempt::FIRST.0) {
             let body = cx.outputs.store(&body);
             for node in &trigger.record.nodes {
-                cx.outputs.publish_stored(&cx.nodes.get(*node).topic, &body);
+                if results.binary_search_by_key(node, |row| row.node).is_err() {
+                    cx.outputs.publish_stored(&cx.nodes.get(*node).topic, &body);
+                }
             }
         }
         for node in &trigger.record.nodes {
@@ -217,6 +223,16 @@ impl Triggers {
         self.remember(run);
         self.due.push(Reverse((due, run)));
         self.map.insert(run, trigger);
+        for of_node in results.chunk_by(|one, next| one.node == next.node) {
+            // The last attempt, and of it the node's own word.
+            let last = of_node.iter().max_by_key(|row| (row.attempt, row.source == Source::Node));
+            let Some(row) = last else { continue };
+            let target = self.map.get_mut(&run).and_then(|trigger| trigger.target(row.node));
+            if let Some(target) = target {
+                target.attempt = row.attempt;
+                self.settle(cx, run, row.node, row.outcome, row.source);
+            }
+        }
     }
 
     /// Stops a run on these nodes, on all if there are none; gives on how many it was open.

@@ -1,6 +1,6 @@
 //! The outbox with its files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::*;
 use crate::spool::{self, Durability};
@@ -559,4 +559,229 @@ fn one_segment_that_can_not_be_synced_does_not_keep_the_others_from_it() {
     world.forget();
     world.meet_hub();
     assert_eq!(world.outputs(1), (0..13).collect::<BTreeSet<_>>());
+}
+
+type Outputs = HashMap<RunId, BTreeSet<u32>>;
+
+impl World {
+    /// A hub that acks as the real one does, for so long: output at once, an end when it has all of its
+    /// output or that says it lost some. Gives whose ends it did not take.
+    fn strict_hub(&mut self, minutes: u64) -> BTreeSet<RunId> {
+        let (mut have, mut refused) = (Outputs::new(), BTreeSet::new());
+        for _ in 0..minutes * 6 {
+            while self.strict_acks(&mut have, &mut refused) {}
+            self.pass(10, true);
+        }
+        refused
+    }
+
+    fn strict_acks(&mut self, have: &mut Outputs, refused: &mut BTreeSet<RunId>) -> bool {
+        let tags = std::mem::take(&mut self.tags);
+        let said = std::mem::take(&mut self.said);
+        let reports = said.into_iter().filter(Said::is_kept);
+        let mut taken = Vec::new();
+        for (report, tag) in reports.zip(tags) {
+            match report {
+                Said::Output(run, index, _) => {
+                    have.entry(run).or_default().insert(index);
+                }
+                Said::Finished(end) => {
+                    let chunks = have.get(&end.run).map_or(0, BTreeSet::len) as u32;
+                    if !end.dropped && chunks < end.chunks {
+                        refused.insert(end.run);
+                        continue;
+                    }
+                    refused.remove(&end.run);
+                }
+                _ => {}
+            }
+            taken.push(tag);
+        }
+        self.ack(&taken);
+        !taken.is_empty()
+    }
+
+    /// A hub comes after a long time.
+    fn find_hub(&mut self) {
+        self.forget();
+        self.pass_until_connected();
+        self.welcome();
+    }
+
+    fn spool_bytes(&self) -> u64 {
+        self.agent.spool.as_ref().unwrap().bytes()
+    }
+}
+
+impl Said {
+    /// Whether it is acked.
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Output(..) | Self::Finished(_) | Self::Missed(..))
+    }
+}
+
+#[test]
+fn the_ends_of_many_runs_whose_output_a_full_spool_dropped_are_taken() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.take_up(1, [entry("e", "meter", 1000)]);
+    world.lose_hub();
+    for _ in 0..5_000 {
+        world.boot += Duration::from_secs(1);
+        world.give(Input::Tick);
+        while let Some(slot) = world.started.pop() {
+            if world.agent.runs.active(slot).is_some() {
+                world.give(Input::Stdout { slot, bytes: &[7; 20] });
+                world.end(slot, Exit::Code(0));
+            }
+        }
+    }
+    world.take_up(2, []);
+    world.find_hub();
+    let refused = world.strict_hub(60);
+    assert!(refused.is_empty(), "{} ends are not taken", refused.len());
+    assert_eq!(world.spool_bytes(), 0);
+}
+
+#[test]
+fn a_restart_on_the_second_day_does_not_begin_the_daily_budget_anew_either() {
+    let mut settings = spooling(Durability::Spill, 4 * MIB);
+    if let Some(spool) = &mut settings.spool {
+        spool.write_budget = Some(20 * 1024);
+    }
+    let mut world = World::welcomed(settings);
+    let write = |world: &mut World, number| {
+        world.trigger(number, "meter");
+        let slot = *world.started.last().unwrap();
+        world.feed(slot, 16 * 1024);
+        world.end(slot, Exit::Code(0));
+        world.pass(8, true);
+        world.ack_all();
+        world.written()
+    };
+    write(&mut world, 1);
+    world.pass(25 * 60 * 60, true);
+    let second_day = write(&mut world, 2);
+    assert!(second_day > 32 * 1024, "{second_day}");
+    let mut world = world.killed(identity(8));
+    world.pass_until_connected();
+    world.welcome();
+    let written = write(&mut world, 3);
+    assert!(written < second_day + 1_000, "{written}, {second_day}");
+}
+
+#[test]
+fn a_disk_that_fills_up_while_room_is_made_keeps_nothing_that_is_acked() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.take_up(1, [entry("e", "noop", 500)]);
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    for second in 0..110 {
+        // Others fill the rest of the card when the first segment was read to be emptied.
+        world.disk.full_after_read = second >= 50;
+        world.give(Input::Stdout { slot, bytes: &[7; 16 * 1024] });
+        world.pass(1, false);
+    }
+    assert!(world.disk.space.is_some(), "it came to that");
+    world.end(slot, Exit::Code(0));
+    world.take_up(2, []);
+    world.find_hub();
+    world.strict_hub(60);
+    assert_eq!(world.disk.bytes(), 0);
+}
+
+#[test]
+fn failed_syncs_leave_no_segments_behind() {
+    let mut world = spill();
+    world.take_up(1, [entry("e", "noop", 10_000)]);
+    for _ in 0..20 {
+        world.disk.bad_syncs = 1;
+        world.pass(70, false);
+        world.pass_until_connected();
+        world.welcome();
+    }
+    world.disk.bad_syncs = 0;
+    world.take_up(2, []);
+    world.strict_hub(30);
+    assert_eq!(world.disk.bytes(), 0);
+}
+
+#[test]
+fn an_end_whose_output_the_hub_lost_is_taken_at_last() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.feed(slot, 32 * 1024);
+    world.ack_all();
+    world.forget();
+    world.end(slot, Exit::Code(0));
+    // The hub went back to a backup: it goes by the same id, and is another start of it.
+    world.welcome_by(HubId([9; 16]), HUB);
+    let refused = world.strict_hub(60);
+    assert!(refused.is_empty(), "its end is not taken");
+}
+
+#[test]
+fn output_that_is_damaged_under_a_running_agent_does_not_keep_its_end() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    world.feed(slot, 2 << 20);
+    world.end(slot, Exit::Code(0));
+    world.pass(10, false);
+    let first = world.disk.files.values_mut().next().unwrap();
+    first[40_000] ^= 1;
+    world.find_hub();
+    let refused = world.strict_hub(60);
+    assert!(refused.is_empty(), "its end is not taken");
+}
+
+/// A socket that holds 64 reports, over a link of 20 KiB a second.
+#[test]
+fn over_a_slow_link_a_backlog_goes_about_once() {
+    const RATE: usize = 20 * 1024;
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    world.feed(slot, 3 << 20);
+    world.end(slot, Exit::Code(0));
+    world.pass(10, false);
+    world.pass_until_connected();
+    let mut queue = VecDeque::<(Tag, usize)>::new();
+    let (mut sent, mut needed, mut credit) = (0, 0, 0);
+    let mut seen = BTreeSet::new();
+    world.most = 64;
+    world.welcome();
+    for step in 0..20_000 {
+        let said = std::mem::take(&mut world.said).into_iter();
+        let sizes = said.filter(Said::is_kept).map(|report| match report {
+            Said::Output(_, _, bytes) => bytes.len() + 60,
+            _ => 150,
+        });
+        queue.extend(std::mem::take(&mut world.tags).into_iter().zip(sizes));
+        credit += RATE / 10;
+        while let Some(&(tag, size)) = queue.front()
+            && credit >= size
+        {
+            credit -= size;
+            queue.pop_front();
+            sent += size;
+            needed += if seen.insert((tag.outbox.0, tag.seq)) { size } else { 0 };
+            world.ack(&[tag]);
+        }
+        if queue.is_empty() {
+            credit = 0;
+        }
+        world.boot += Duration::from_millis(100);
+        if step % 300 == 0 {
+            let (hub, time) = (HubId([9; 16]), world.hub_time());
+            world.hear(&Command::Beacon(Beacon { hub, start: HUB, time }));
+        }
+        world.most = 64 - queue.len();
+        world.give(if world.most > 0 { Input::Writable } else { Input::Tick });
+    }
+    assert!(needed > 3 << 20 && world.spool_bytes() == 0, "{needed}");
+    assert!(sent < needed + needed / 10, "{sent} bytes for {needed}");
 }

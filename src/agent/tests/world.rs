@@ -52,6 +52,7 @@ pub(super) struct World {
     pub(super) synchronised: bool,
     /// Whether the socket takes reports.
     pub(super) room: bool,
+    pub(super) most: usize,
     /// Everything done, but for what is below.
     pub(super) done: Vec<String>,
     pub(super) said: Vec<Said>,
@@ -72,6 +73,10 @@ pub(super) struct Disk {
     pub(super) written: usize,
     pub(super) most: usize,
     pub(super) fails: bool,
+    /// Appends find no space beyond so many bytes.
+    pub(super) space: Option<usize>,
+    /// There will be none once a segment is read.
+    pub(super) full_after_read: bool,
     /// The next so many syncs fail.
     pub(super) bad_syncs: usize,
     /// Those that failed once. A later sync says that all is well, as Linux does, and it is not.
@@ -82,6 +87,11 @@ impl Disk {
     pub(super) fn perform(&mut self, work: Work<'_>, answer: impl FnOnce(Done<'_>)) {
         let writes = !matches!(work, Work::Read { .. });
         if self.fails && writes {
+            return answer(Done::Failed("No space left on device"));
+        }
+        if let (Work::Append { bytes, .. }, Some(space)) = (&work, self.space)
+            && self.bytes() + bytes.len() > space
+        {
             return answer(Done::Failed("No space left on device"));
         }
         match work {
@@ -103,6 +113,10 @@ impl Disk {
             Work::Delete { segment } | Work::SetAside { segment } => {
                 self.files.remove(&segment).unwrap();
                 self.synced.remove(&segment);
+            }
+            Work::Read { segment } if std::mem::take(&mut self.full_after_read) => {
+                self.space = Some(self.bytes());
+                return answer(Done::Read(&self.files[&segment]));
             }
             Work::Read { segment } => return answer(Done::Read(&self.files[&segment])),
         }
@@ -209,6 +223,7 @@ impl World {
             skew_ms,
             synchronised: true,
             room: true,
+            most: usize::MAX,
             done: Vec::new(),
             said: Vec::new(),
             tags: Vec::new(),
@@ -338,7 +353,7 @@ impl World {
             let note = match self.agent.poll_output() {
                 None => return,
                 Some(Output::Send(body)) => {
-                    if !self.room {
+                    if !self.room || self.tags.len() >= self.most {
                         self.agent.handle(self.now(), Input::Refused);
                         continue;
                     }

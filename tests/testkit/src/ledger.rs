@@ -399,8 +399,11 @@ impl Ledger {
         // A heartbeat that was long under way makes it late. That is one that came twice, if the hub
         // had forgotten the boot in between: it knows the last two.
         let slack = (plan.delay + SECOND) / 1000;
-        let cuts = plan.faults.iter().filter(|(_, fault)| matches!(fault, Fault::CutPower(..)));
-        let forgets = plan.clone.is_some() || cuts.count() >= 2;
+        let boots = |node: usize| {
+            let of_it = |fault: &Fault| matches!(fault, Fault::CutPower(of, _) if *of == node);
+            plan.faults.iter().filter(|(_, fault)| of_it(fault)).count()
+        };
+        let forgets = plan.clone.is_some() || (0..plan.nodes.len()).any(|node| boots(node) >= 2);
         let late = if forgets { plan.latest_repeat / 1000 } else { 0 };
         let mut complaints = Vec::new();
         for Row { nodes, record, .. } in &rows.0 {

@@ -10,12 +10,17 @@ use crate::hub::pipeline::{Ready, ReplyTo};
 use crate::hub::requests::{Ask, check_origin};
 use crate::hub::{Hub, context, nodes, schedules};
 use crate::protocol::{self, Cancel, Refusal, Select, Submit};
-use crate::store::{Batch, Change, NodeId, Query, TriggerRecord};
+use crate::store::{Batch, Change, NodeId, Query, ResultRecord, TriggerRecord};
 
 /// Names of nodes in a reply.
 const MOST_NAMES: usize = 100;
 /// How far ahead of the hub's time a client's run id may lie, in milliseconds.
 const AHEAD_MS: u64 = 60 * 60 * 1000;
+/// How far a client's clock may be ahead and its run ids still be told from those of an earlier start of
+/// the hub, in milliseconds.
+const SKEW_MS: u64 = 5_000;
+/// More nodes than a hub has.
+const MOST_NODES: u32 = 1 << 24;
 
 #[derive(Serialize)]
 struct Submitted<'a> {
@@ -38,18 +43,45 @@ impl Hub {
         self.need_store()?;
         check_submit(&submit)?;
         let Some(run) = submit.run_id else {
-            return self.submit_new(to, rights, submit);
+            return self.submit_new(to, rights, submit, &[]);
         };
         self.check_run_id(run)?;
-        match self.triggers.is_new(&run) {
-            Some(true) => self.submit_new(to, rights, submit),
-            _ => {
-                // Answered after whatever is being written now.
-                let query = Query::Run { run, after: None, limit: 1 };
-                let ask = Ask::Submit(to.clone(), Box::new(rights.clone()), Box::new(submit));
-                self.pipeline.ask(query, ask);
-                Ok(())
+        let is_new = self.triggers.is_new(&run);
+        if is_new == Some(true) && !self.may_be_of_earlier_start(run) {
+            return self.submit_new(to, rights, submit, &[]);
+        }
+        // Of a run that is known the trigger is all that is needed. Answered after whatever is being
+        // written now.
+        let limit = if is_new == Some(false) { 1 } else { MOST_NODES };
+        let query = Query::Run { run, after: None, limit };
+        let ask = Ask::Submit(to.clone(), Box::new(rights.clone()), Box::new(submit));
+        self.pipeline.ask(query, ask);
+        Ok(())
+    }
+
+    /// Whether a run id may have been handed to an earlier start of this hub. If that died before it had
+    /// stored the trigger, the nodes may have run it: then results are all that tells of it.
+    fn may_be_of_earlier_start(&self, run: RunId) -> bool {
+        let up = self.time.moment().ms_since(self.started);
+        made_ms(run) < self.time.time().0.saturating_sub(up).saturating_add(SKEW_MS)
+    }
+
+    /// The store says what it knows of a run that was to be triggered.
+    pub(in crate::hub) fn submit_known(
+        &mut self,
+        to: &ReplyTo,
+        rights: &Rights,
+        submit: Submit,
+        trigger: Option<&TriggerRecord>,
+        results: &[ResultRecord],
+    ) -> Result<(), Refusal> {
+        match trigger {
+            Some(before) => self.repeated(to, &submit, before),
+            // Another client was faster.
+            None if submit.run_id.is_some_and(|run| self.triggers.is_new(&run) == Some(false)) => {
+                self.submit(to, rights, submit)
             }
+            None => self.submit_new(to, rights, submit, results),
         }
     }
 
@@ -60,9 +92,7 @@ impl Hub {
                 format!("{run} is no UUIDv7; leave run_id out, or make one of this moment"),
             ));
         }
-        let mut ms = [0; 8];
-        ms[2..].copy_from_slice(&run.0[..6]);
-        let ms = u64::from_be_bytes(ms);
+        let ms = made_ms(run);
         let now = self.time.time().0;
         let age = u64::try_from(self.settings.retention.age.as_millis()).unwrap_or(u64::MAX);
         if ms.saturating_add(age) < now {
@@ -116,13 +146,14 @@ impl Hub {
         Ok(())
     }
 
-    /// A run that was never triggered: on its way to the nodes before it is stored, and told to
-    /// the client after.
-    pub(in crate::hub) fn submit_new(
+    /// A run that was never triggered, or of which `results` are all that is known: on its way to the
+    /// other nodes before it is stored, and told to the client after.
+    fn submit_new(
         &mut self,
         to: &ReplyTo,
         rights: &Rights,
         submit: Submit,
+        results: &[ResultRecord],
     ) -> Result<(), Refusal> {
         if !rights.job(&submit.job) {
             return Err(job_not_allowed(rights, &submit.job));
@@ -153,7 +184,7 @@ impl Hub {
         self.pipeline.change(Change::Trigger(record.clone()));
         let args = submit.args.into_iter().collect();
         let mut cx = context!(self);
-        self.triggers.submit(&mut cx, record, args, submit.origin.clone());
+        self.triggers.submit(&mut cx, record, args, submit.origin.clone(), results);
         self.counters.submitted += 1;
         let place = format!("{} {}", submit.job, select_in_words(&submit.select));
         self.audit(rights, "submit", &place, "ok", &submit.origin);
@@ -355,4 +386,11 @@ fn unusable(node: &nodes::Node) -> Refusal {
              rekey`), or accept it again once only one is left"
         ),
     )
+}
+
+/// When a run id was made, by the clock of whoever made it: a UUIDv7 says so.
+fn made_ms(run: RunId) -> u64 {
+    let mut ms = [0; 8];
+    ms[2..].copy_from_slice(&run.0[..6]);
+    u64::from_be_bytes(ms)
 }
