@@ -22,7 +22,7 @@ use std::time::Duration;
 use fieldpost_wire::{Error, OutboxId, Report, Seq, SeqRange, Tag};
 
 use crate::limits::OUTBOX_RECORD;
-use crate::resend::{Acks, in_vain, millis};
+use crate::resend::{Acks, in_vain, millis, say_dropped};
 use crate::spool::Spot;
 
 /// See the module.
@@ -224,8 +224,8 @@ impl Outbox {
             && record.seq <= range.last
         {
             if record.life != Life::Dead {
-                if let Life::Sent { at_ms, .. } = record.life {
-                    acks.reached(at_ms);
+                if let Life::Sent { at_ms, again } = record.life {
+                    acks.reached(at_ms, again);
                 }
                 self.bury(index);
                 gone(record.kind, record.owner, record.spot.known());
@@ -301,8 +301,8 @@ impl Outbox {
         let record = &mut self.records[index];
         let again = match record.life {
             Life::Unsent | Life::Dead => 0,
-            Life::Sent { at_ms, again } => {
-                record.passed_over = record.passed_over.saturating_add(acks.passed(at_ms).into());
+            Life::Sent { at_ms: before, again } => {
+                record.passed_over = record.passed_over.saturating_add(acks.passed(before).into());
                 again.saturating_add(1)
             }
         };
@@ -320,19 +320,16 @@ impl Outbox {
 
     /// Whose end this is, if the hub does not take it and none of its output is here any more: it
     /// waits for some that is lost.
-    pub(crate) fn in_vain(&self, seq: Seq) -> Option<Owner> {
+    pub(crate) fn vain_end(&self, seq: Seq) -> Option<Owner> {
         let record = self.records[self.index(seq)?];
         let Life::Sent { again, .. } = record.life else { return None };
-        let says_so = self.arena[record.bytes().end - 1] != 0;
         let owner = record.owner;
         let is_output = |other: &Record| {
-            other.life != Life::Dead
-                && other.kind == Kind::Chunk
-                && other.owner.serial == owner.serial
+            (other.kind, other.owner.serial) == (Kind::Chunk, owner.serial)
+                && other.life != Life::Dead
         };
         let vain = record.kind == Kind::Finished
-            && !says_so
-            && in_vain(again, record.passed_over)
+            && in_vain(&self.arena[record.bytes()], again, record.passed_over)
             && !self.records[self.first..].iter().any(is_output);
         vain.then_some(owner)
     }
@@ -374,8 +371,7 @@ impl Outbox {
                     dropped += 1;
                 }
                 Kind::Finished => {
-                    // `output_dropped` is the last field, one byte.
-                    self.arena[record.bytes().end - 1] = 1;
+                    say_dropped(&mut self.arena[record.bytes()]);
                     self.records[index].spot = Spot::NONE;
                 }
                 Kind::Missed => continue,

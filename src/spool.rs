@@ -196,7 +196,7 @@ pub(crate) struct Spool {
     /// What a segment that is being emptied for room still holds.
     moving: Option<Moving>,
     /// To be deleted when what was moved out of it is synced.
-    retiring: Option<u32>,
+    retiring: Vec<u32>,
     doomed: VecDeque<u32>,
     /// What the last emptied segment cost.
     pub(crate) losses: Vec<Lost>,
@@ -259,7 +259,7 @@ enum Placed {
 struct Moving {
     from: u32,
     bytes: Vec<u8>,
-    /// Those that go on are behind this byte.
+    /// The place of the next record that may be needed.
     at: usize,
     /// The runs that end in it and lost their output there: their ends say so.
     cut: HashSet<(RunId, Attempt)>,
@@ -329,7 +329,7 @@ impl Spool {
             taken: Vec::new(),
             dropped: Vec::with_capacity(DROPPED_RUNS),
             moving: None,
-            retiring: None,
+            retiring: Vec::new(),
             doomed: VecDeque::new(),
             losses: Vec::new(),
             health: Health::Well,
@@ -424,7 +424,7 @@ impl Spool {
         }
         if self.dropped.len() == DROPPED_RUNS {
             // As many runs can't be in progress at once. Its end waits at the hub for output
-            // that does not come, until the window gives up.
+            // that does not come, until this agent gives up.
             let DroppedRun { run, attempt, .. } = self.dropped[0];
             log::warn!("more runs than are followed lose their output; forgetting {run}");
             self.forget_dropped(run, attempt);
@@ -451,7 +451,8 @@ impl Spool {
     /// A segment in which nothing lives goes, unless it is being written or moved out of.
     fn bury(&mut self, number: u32) {
         let moving = self.moving.as_ref().map(|moving| moving.from);
-        let in_use = [self.active, moving, self.retiring].contains(&Some(number));
+        let in_use =
+            [self.active, moving].contains(&Some(number)) || self.retiring.contains(&number);
         let stays = self.index.get(number).is_some_and(index::Segment::stays);
         if in_use || stays || self.doomed.contains(&number) {
             return;
@@ -471,8 +472,10 @@ impl Spool {
     fn all_synced(&mut self) {
         self.sync_at = None;
         self.synced = self.spooled;
-        if let Some(from) = self.retiring.take() {
-            self.bury(from);
+        for from in std::mem::take(&mut self.retiring) {
+            if self.index.get(from).is_some_and(|segment| segment.living() == 0) {
+                self.bury(from);
+            }
         }
     }
 
@@ -604,6 +607,17 @@ impl Spool {
         let aged = self.ages.front().map(|&(at, _)| at + SPILL_AFTER);
         let idle = self.idle_active().then_some(self.appended_at + IDLE);
         [self.sync_at, unaged, aged, idle].into_iter().flatten().min()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn staying(&self) -> usize {
+        self.index.staying()
+    }
+
+    /// The next record to send of what was read back.
+    pub(crate) fn next(&mut self, now: Duration, acks: &Acks) -> Option<Spot> {
+        let unread = self.index.oldest_away().is_some();
+        self.window.next(now, acks, unread)
     }
 
     /// Whether there is something on disk only that the hub has not acked.

@@ -16,6 +16,7 @@ use crate::limits::{
 };
 use crate::outbox::{self, Full, Owner};
 use crate::push::{Answer, What};
+use crate::resend::millis;
 use crate::result::cut;
 use crate::run::{Origin, Run, Started, Why};
 use crate::schedule::{Due, Orders};
@@ -510,8 +511,4 @@ fn owner(run: &Run, drops: &crate::heartbeat::DropCounts) -> Owner {
         tracked: matches!(run.job.kind, Kind::File { .. }),
         durable: run.job.durable,
     }
-}
-
-pub(super) fn millis(boot: Duration) -> u64 {
-    u64::try_from(boot.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@ use super::{Agent, Output, Save, Stage, Status};
 use crate::heartbeat::{Introduction, Pulse};
 use crate::link::Sockets;
 use crate::push::{Answer, Offered, What};
+use crate::resend::millis;
 use crate::spool::Spool;
 use crate::trigger::State;
 
@@ -113,9 +114,9 @@ impl Agent {
             let len = self.outbox.body(seq)?.len();
             return Some((Offered::Record(seq), len));
         }
-        let window = &mut self.spool.as_mut()?.window;
-        let spot = window.next(self.now.boot, &self.acks)?;
-        let len = window.body(spot)?.len();
+        let spool = self.spool.as_mut()?;
+        let spot = spool.next(self.now.boot, &self.acks)?;
+        let len = spool.window.body(spot)?.len();
         Some((Offered::Spooled(spot), len))
     }
 
@@ -202,7 +203,7 @@ impl Agent {
             State::Waiting => Some(RunState::Accepted { longest_ms: self.longest_waiting(answer) }),
             State::Running(slot) => {
                 let longest = self.runs.longest(slot, self.now.boot);
-                Some(RunState::Running { longest_ms: super::course::millis(longest) })
+                Some(RunState::Running { longest_ms: millis(longest) })
             }
             State::Coming | State::Settled => (!first).then_some(RunState::Coming),
             State::Tombstone => Some(RunState::Cancelled),
@@ -218,14 +219,14 @@ impl Agent {
         let Some(run) = self.runs.waiting.iter().find(is_it) else { return 0 };
         let wait = run.deadline.and_then(|deadline| self.hub_time.boot_of(deadline));
         let wait = wait.map_or(std::time::Duration::ZERO, |at| at.saturating_sub(self.now.boot));
-        super::course::millis(wait + self.runs.longest_from_start(run))
+        millis(wait + self.runs.longest_from_start(run))
     }
 
     fn prepare_heartbeat(&mut self) -> Option<usize> {
         let vitals = self.push.vitals?;
         let pulse = Pulse {
             boot: BootId::of(self.boot_id),
-            boot_ms: super::course::millis(self.now.boot),
+            boot_ms: millis(self.now.boot),
             vitals,
             schedule: &self.schedule,
             running: self.runs.in_progress().count(),

@@ -1,15 +1,17 @@
 //! The outbox and the spool together: what goes to disk, what memory is given back, what is lost
 //! when both are full.
 
+use fieldpost_wire::Seq;
+
 use super::{Agent, Stage};
 use crate::door::WhenFull;
 use crate::journal::Record;
 use crate::outbox::{self, Owner};
+use crate::resend::millis;
 use crate::spool::flow::of_outbox;
 use crate::spool::segment::Kind;
 use crate::spool::{Budget, Done, Lost, Needs, Spool};
 use crate::trigger::{Place, State};
-use fieldpost_wire::Seq;
 
 impl Agent {
     /// Whether the spool has something to be done, which [`Spool::work`] then tells.
@@ -94,7 +96,7 @@ impl Agent {
     /// If the hub does not take this end of a run because it waits for output that is nowhere any more,
     /// the end says so from now on.
     pub(super) fn give_up_output(&mut self, seq: Seq) {
-        let Some(owner) = self.outbox.in_vain(seq) else { return };
+        let Some(owner) = self.outbox.vain_end(seq) else { return };
         if self.spool.as_ref().is_some_and(Spool::holds_unread) {
             return; // some of it may be there
         }
@@ -150,7 +152,7 @@ impl Agent {
 
 /// What the journal says of the bytes written today.
 pub(super) fn wrote(budget: Budget) -> Record<'static> {
-    Record::Wrote { since_ms: super::course::millis(budget.began), bytes: budget.used }
+    Record::Wrote { since_ms: millis(budget.began), bytes: budget.used }
 }
 
 /// What is wrong with the node's disk, for people.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::limits::{SYNC_AFTER, UNSYNCED_SEGMENTS};
 use crate::outbox::{self, Outbox};
+use crate::resend::say_dropped;
 use fieldpost_wire::Seq;
 
 /// Most bytes of one write: a slow card must not hold the loop up for long.
@@ -108,7 +109,7 @@ impl Spool {
         }
         let at_once = needs.ending
             || self.settings.durability == Durability::Always
-            || self.retiring.is_some()
+            || !self.retiring.is_empty()
             || !self.doomed.is_empty();
         if at_once && self.sync_at.is_some() && sync.is_some() {
             return sync;
@@ -131,12 +132,15 @@ impl Spool {
 
     /// Deletes the oldest segment that is not needed, as long as no older one says that a run was
     /// accepted whose end is in it: that one is emptied first, or waits for acks itself. If room is
-    /// needed, nothing waits.
+    /// needed, or the disk fails, nothing waits.
     fn clear_away(&mut self) -> Option<Errand> {
         let segment = self.doomed.iter().copied().min()?;
-        let before = self.index.to_go_before(segment).filter(|_| self.wants_room.is_none());
+        let before = self
+            .index
+            .to_go_before(segment)
+            .filter(|_| self.wants_room.is_none() && self.is_well());
         let Some(older) = before else { return Some(Errand::Delete { segment }) };
-        let free = self.moving.is_none() && self.retiring.is_none() && !older.busy;
+        let free = self.moving.is_none() && self.retiring.is_empty() && !older.busy;
         (free && !older.has_reports() && self.active != Some(older.number))
             .then_some(Errand::Move { segment: older.number })
     }
@@ -196,10 +200,7 @@ impl Spool {
             let is_cut = moving.cut.contains(&run) || self.is_dropped(entry.run, entry.attempt);
             if entry.kind == Kind::Finished && is_cut {
                 patched.extend_from_slice(entry.body);
-                // `output_dropped` is the last field, one byte.
-                if let Some(last) = patched.last_mut() {
-                    *last = 1;
-                }
+                say_dropped(&mut patched);
                 entry.body = &patched;
             }
             let Entry { kind, run, attempt, tag, .. } = entry;
@@ -358,6 +359,13 @@ impl Spool {
             }
             (Errand::Append { segment }, _) => self.appended(now, segment, outbox),
             (Errand::Sync { segment }, Done::Failed(why)) => {
+                // What moved into it may not be on disk.
+                self.stop_moving();
+                for from in std::mem::take(&mut self.retiring) {
+                    if let Some(from) = self.index.get_mut(from) {
+                        from.stay();
+                    }
+                }
                 self.unsynced.retain(|&number| number != segment);
                 self.active = self.active.filter(|&active| active != segment);
                 // The others may still be synced, and each is tried.
@@ -365,20 +373,11 @@ impl Spool {
                 if self.unsynced.is_empty() {
                     self.sync_at = None;
                 }
-                // What moved into it may not be on disk.
-                let from = self.moving.as_ref().map(|moving| moving.from);
-                for from in [from, self.retiring.take()].into_iter().flatten() {
-                    if let Some(from) = self.index.get_mut(from) {
-                        from.stay();
-                    }
-                }
-                self.stop_moving();
                 // Whether it is on disk nobody knows; what is in memory is written again.
-                let mut empty = Vec::new();
                 outbox.unspool(segment, |spot, kind| {
-                    empty.extend(self.index.release(spot, of_outbox(kind)));
+                    self.index.release(spot, of_outbox(kind));
                 });
-                for segment in empty {
+                if self.index.get(segment).is_some_and(|segment| segment.living() == 0) {
                     self.bury(segment);
                 }
             }
@@ -488,7 +487,12 @@ impl Spool {
             }
             // It says itself now that the output was dropped, and all output of the run stood
             // before it.
-            Kind::Finished => self.forget_dropped(run, attempt),
+            Kind::Finished => {
+                self.forget_dropped(run, attempt);
+                if let Some(moving) = &mut self.moving {
+                    moving.cut.remove(&(run, attempt));
+                }
+            }
             Kind::Chunk | Kind::Missed => {}
         }
     }
@@ -496,13 +500,10 @@ impl Spool {
     /// All that is needed of a segment stands elsewhere: it goes once that is synced.
     fn retire(&mut self) {
         let Some(moving) = self.moving.take() else { return };
-        self.retiring = Some(moving.from);
-        match self.sync_at {
-            Some(_) => {}
-            None => {
-                self.retiring = None;
-                self.bury(moving.from);
-            }
+        if self.sync_at.is_some() {
+            self.retiring.push(moving.from);
+        } else {
+            self.bury(moving.from);
         }
     }
 
@@ -600,15 +601,18 @@ impl Spool {
         self.moving = Some(Moving { from: number, bytes: bytes.to_vec(), at: 0, cut });
     }
 
-    /// There is no room to move to: what is left of the segment stays, and goes to the hub from there.
+    /// Moving goes no further: what is left of the segment goes to the hub from there. It is not deleted
+    /// before what has moved is synced.
     fn stop_moving(&mut self) {
-        let Some(Moving { from, cut, .. }) = self.moving.take() else { return };
+        let Some(Moving { from, at, cut, .. }) = self.moving.take() else { return };
         for (run, attempt) in cut {
             self.drop_output(run, attempt);
         }
         let Some(known) = self.index.get_mut(from) else { return };
         known.busy = false;
-        if known.living() == 0 {
+        if at > 0 && self.sync_at.is_some() {
+            self.retiring.push(from);
+        } else if known.living() == 0 {
             self.bury(from);
         }
     }
@@ -621,6 +625,7 @@ impl Spool {
         let living = self.index.get(number).map_or(0, Segment::living);
         self.count_damaged(u64::from(living));
         self.unsynced.retain(|&other| other != number);
+        self.look_at_all();
         if self.unsynced.is_empty() && self.active.is_none() {
             self.all_synced();
         }

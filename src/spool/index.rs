@@ -251,10 +251,10 @@ impl Index {
         self.droppable().any(|segment| segment.chunks > 0)
     }
 
-    /// All but the last: that is being written.
+    /// All but the last, which is being written, and those that can't be deleted.
     fn droppable(&self) -> impl Iterator<Item = &Segment> {
         let most = self.segments.len().saturating_sub(1);
-        self.segments.iter().take(most).filter(|segment| !segment.busy)
+        self.segments.iter().take(most).filter(|segment| !segment.busy && !segment.stays)
     }
 
     /// The oldest segment, if that has to go before `number` does: it says that runs were accepted
@@ -262,6 +262,12 @@ impl Index {
     /// lost.
     pub(crate) fn to_go_before(&self, number: u32) -> Option<&Segment> {
         self.segments.iter().take_while(|s| s.number < number).find(|s| s.outdated > 0 && !s.stays)
+    }
+
+    /// How many segments are not deleted before a restart.
+    #[cfg(test)]
+    pub(crate) fn staying(&self) -> usize {
+        self.segments.iter().filter(|segment| segment.stays).count()
     }
 
     /// Nothing is busy any more.

@@ -11,7 +11,7 @@ use fieldpost_wire::{Attempt, OutboxId, RunId, Seq, SeqRange};
 use super::index::Spot;
 use super::segment::{self, Entry, Found, Kind, RECORD_HEAD};
 use crate::limits::WINDOW_SEGMENTS;
-use crate::resend::{Acks, in_vain, millis};
+use crate::resend::{Acks, in_vain, millis, say_dropped};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ struct Waiting {
     kind: Kind,
     tracked: bool,
     life: Life,
-    /// Times that it was sent and the hub acked others since, but not it.
+    /// Times that it was sent and the hub acked what was sent later, but not it.
     passed_over: u8,
 }
 
@@ -79,6 +79,25 @@ impl Loaded {
         let owner = segment::owner(&self.bytes[record.at as usize - RECORD_HEAD..]);
         (owner.run, owner.attempt)
     }
+
+    fn find(&self, index: u16) -> Option<usize> {
+        self.records.binary_search_by_key(&index, |record| record.index).ok()
+    }
+
+    /// Whether the hub takes nothing of what is left.
+    fn is_vain(&self) -> bool {
+        let mut left = self.records.iter().filter(|record| record.life != Life::Gone);
+        left.all(|record| self.is_vain_end(record))
+    }
+
+    fn is_vain_end(&self, record: &Waiting) -> bool {
+        let again = match record.life {
+            Life::Unsent { again } | Life::Sent { again, .. } => again,
+            Life::Gone => return false,
+        };
+        record.kind == Kind::Finished
+            && in_vain(&self.bytes[record.body()], again, record.passed_over)
+    }
 }
 
 impl Window {
@@ -107,8 +126,7 @@ impl Window {
                 Wanted::No => continue,
                 _ if entry.body.is_empty() => continue,
                 Wanted::Yes => {}
-                // `output_dropped` is the last field, one byte.
-                Wanted::Dropped => loaded.bytes[at + entry.body.len() - 1] = 1,
+                Wanted::Dropped => say_dropped(&mut loaded.bytes[at..at + entry.body.len()]),
             }
             loaded.records.push(Waiting {
                 at: at as u32, // a segment has 128 KiB
@@ -135,11 +153,11 @@ impl Window {
     }
 
     /// The next record to send, if any: what was not sent, oldest first, and then what was not
-    /// acked in its time.
-    pub(crate) fn next(&mut self, now: Duration, acks: &Acks) -> Option<Spot> {
+    /// acked in its time. `unread`: there is more on disk.
+    pub(crate) fn next(&mut self, now: Duration, acks: &Acks, unread: bool) -> Option<Spot> {
         let now_ms = millis(now);
         if self.again_at.is_some_and(|at| at <= now_ms) {
-            self.mark_due(now_ms, acks);
+            self.mark_due(now_ms, acks, unread);
         }
         for loaded in &mut self.loaded {
             while let Some(record) = loaded.records.get(loaded.cursor) {
@@ -152,11 +170,11 @@ impl Window {
         None
     }
 
-    fn mark_due(&mut self, now_ms: u64, acks: &Acks) {
+    fn mark_due(&mut self, now_ms: u64, acks: &Acks, unread: bool) {
         self.again_at = None;
         let mut next = None::<u64>;
-        let mut vain = Vec::<(usize, usize)>::new();
-        for (place, loaded) in self.loaded.iter_mut().enumerate() {
+        let mut due_again = Vec::<Spot>::new();
+        for loaded in &mut self.loaded {
             for (at, record) in loaded.records.iter_mut().enumerate() {
                 let Life::Sent { at_ms, again } = record.life else { continue };
                 let due = acks.due_ms(at_ms, again);
@@ -164,41 +182,47 @@ impl Window {
                     next = Some(next.map_or(due, |ms| ms.min(due)));
                     continue;
                 }
-                let again = again.saturating_add(1);
-                record.life = Life::Unsent { again };
+                record.life = Life::Unsent { again: again.saturating_add(1) };
                 loaded.cursor = loaded.cursor.min(at);
                 record.passed_over = record.passed_over.saturating_add(acks.passed(at_ms).into());
-                if record.kind == Kind::Finished && in_vain(again, record.passed_over) {
-                    vain.push((place, at));
-                }
+                due_again.push(Spot { segment: loaded.segment, index: record.index });
             }
         }
         self.again_at = next;
-        for (place, at) in vain {
-            self.give_up(place, at);
+        // Output may be in what was not read yet, unless that can't be read before these are acked.
+        if !unread || self.loaded.iter().all(Loaded::is_vain) {
+            for spot in due_again {
+                self.give_up(spot);
+            }
         }
     }
 
-    /// The hub does not take a run's end: it waits for output that is not here any more.
-    fn give_up(&mut self, place: usize, at: usize) {
+    /// If the hub does not take this end of a run because it waits for output that is not here any more,
+    /// the end says so from now on.
+    fn give_up(&mut self, spot: Spot) {
+        let Some(place) = self.loaded.iter().position(|l| l.segment == spot.segment) else {
+            return;
+        };
         let loaded = &self.loaded[place];
-        let run = loaded.run(&loaded.records[at]);
+        let Some(at) = loaded.find(spot.index) else { return };
+        let record = &loaded.records[at];
+        if !loaded.is_vain_end(record) {
+            return;
+        }
+        let (run, body) = (loaded.run(record), record.body());
         let is_output = |record: &Waiting| record.kind == Kind::Chunk && record.life != Life::Gone;
         let waits = self.loaded.iter().any(|loaded| {
             loaded.records.iter().any(|record| is_output(record) && loaded.run(record) == run)
         });
-        let loaded = &mut self.loaded[place];
-        // `output_dropped` is the last field, one byte.
-        let flag = loaded.records[at].body().end - 1;
-        if !waits && loaded.bytes[flag] == 0 {
+        if !waits {
             log::warn!("output of {} that was on disk is lost; its end says so", run.0);
-            loaded.bytes[flag] = 1;
+            say_dropped(&mut self.loaded[place].bytes[body]);
         }
     }
 
     pub(crate) fn body(&self, spot: Spot) -> Option<&[u8]> {
         let loaded = self.loaded.iter().find(|loaded| loaded.segment == spot.segment)?;
-        let at = loaded.records.binary_search_by_key(&spot.index, |record| record.index).ok()?;
+        let at = loaded.find(spot.index)?;
         Some(&loaded.bytes[loaded.records[at].body()])
     }
 
@@ -207,8 +231,7 @@ impl Window {
         let Some(loaded) = self.loaded.iter_mut().find(|l| l.segment == spot.segment) else {
             return;
         };
-        let found = loaded.records.binary_search_by_key(&spot.index, |record| record.index);
-        let Ok(at) = found else { return };
+        let Some(at) = loaded.find(spot.index) else { return };
         let record = &mut loaded.records[at];
         let Life::Unsent { again } = record.life else { return };
         let at_ms = millis(now);
@@ -238,8 +261,8 @@ impl Window {
                 if owner.outbox != outbox {
                     continue;
                 }
-                if let Life::Sent { at_ms, .. } = record.life {
-                    acks.reached(at_ms);
+                if let Life::Sent { at_ms, again } = record.life {
+                    acks.reached(at_ms, again);
                 }
                 record.life = Life::Gone;
                 loaded.left -= 1;

@@ -1096,3 +1096,46 @@ fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
     let shown = world.ask(json!({ "op": "runs", "run_id": run }));
     assert_eq!(shown.reply()["final"], true, "{}", shown.reply());
 }
+
+#[test]
+fn two_submits_of_a_run_that_the_hub_forgot_trigger_it_once() {
+    let mut world = World::with_node();
+    world.pass(60_000);
+    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
+    let submit = json!({
+        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
+    });
+    let mut world = world.restart();
+    world.report(A, None, &hello(&mut [0; 256], 1));
+    world.held = true;
+    for _ in 0..2 {
+        assert_eq!(world.ask(submit.clone()).kinds(), [""; 0], "the store is asked first");
+    }
+    let sent = world.commit();
+    assert_eq!(sent.kinds(), ["trigger"]);
+    let repeated: Vec<&Value> = sent.replies.iter().map(|reply| &reply["repeated"]).collect();
+    assert_eq!(repeated, [false, true]);
+}
+
+#[test]
+fn a_result_that_comes_while_the_store_is_asked_is_not_overlooked() {
+    let mut world = World::with_node();
+    world.pass(60_000);
+    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
+    let submit = json!({
+        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
+    });
+    let mut world = world.restart();
+    world.report(A, None, &hello(&mut [0; 256], 1));
+    world.held = true;
+    world.ask(submit);
+    let batch = world.hub.take_batch().unwrap();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let outcome = world.store.commit(&batch);
+    world.hub.handle(world.now(), Input::Committed { batch, outcome });
+    let sent = world.commit();
+    assert_eq!((sent.kinds(), &sent.reply()["repeated"]), (vec!["ack"], &json!(false)));
+    world.held = false;
+    let shown = world.ask(json!({ "op": "runs", "run_id": run }));
+    assert_eq!(shown.reply()["final"], true, "{}", shown.reply());
+}

@@ -203,6 +203,16 @@ impl Batch {
         &self.records
     }
 
+    /// Whether it holds something that [`Query::Run`] will tell of this run.
+    #[must_use]
+    pub fn tells_of(&self, run: RunId) -> bool {
+        let result =
+            |record: &Record| matches!(record, Record::Result { run: of, .. } if *of == run);
+        let trigger =
+            |change: &Change| matches!(change, Change::Trigger(record) if record.run == run);
+        self.records.iter().any(result) || self.changes.iter().any(trigger)
+    }
+
     /// The changes.
     #[must_use]
     pub fn changes(&self) -> &[Change] {

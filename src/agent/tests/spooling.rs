@@ -785,3 +785,55 @@ fn over_a_slow_link_a_backlog_goes_about_once() {
     assert!(needed > 3 << 20 && world.spool_bytes() == 0, "{needed}");
     assert!(sent < needed + needed / 10, "{sent} bytes for {needed}");
 }
+
+#[test]
+fn a_disk_that_fails_syncs_while_room_is_made_stops_nothing() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.take_up(1, [entry("e", "noop", 200)]);
+    world.lose_hub();
+    world.pass(900, false);
+    for _ in 0..240 {
+        world.disk.bad_syncs = 1;
+        world.pass(5, false);
+    }
+    world.disk.bad_syncs = 0;
+    world.pass(120, false);
+    assert!(world.agent.spool.as_ref().unwrap().staying() > 3, "it came to that");
+    let kept = world.spool_bytes();
+    assert!(kept > MIB / 2, "{kept}");
+    world.take_up(2, []);
+    world.find_hub();
+    world.strict_hub(60);
+    assert_eq!(world.agent.outbox.len(), 0);
+}
+
+#[test]
+fn a_hub_whose_store_fails_for_long_makes_no_end_say_that_it_lost_output() {
+    let mut world = spill();
+    world.trigger(1, "noop");
+    world.pass(3_600, true);
+    let ends = world.finished();
+    assert!(ends.len() > 12, "{}", ends.len());
+    assert!(ends.iter().all(|end| !end.dropped));
+}
+
+#[test]
+fn after_a_stall_of_a_slow_link_what_is_under_way_does_not_go_again() {
+    let mut world = spill();
+    let mut tags = Vec::new();
+    for number in 1..=9 {
+        world.trigger(number, "noop");
+        tags.append(&mut world.tags);
+        world.pass(1, true);
+    }
+    assert_eq!(tags.len(), 9);
+    // The first went again, and is acked for its first copy; the others' are still under way.
+    world.pass(2, true);
+    assert_eq!(std::mem::take(&mut world.tags).len(), 2);
+    world.ack(&tags[..2]);
+    for tag in &tags[2..] {
+        world.pass(8, true);
+        assert!(world.tags.is_empty(), "{:?}", world.tags);
+        world.ack(&[*tag]);
+    }
+}

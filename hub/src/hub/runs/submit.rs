@@ -1,6 +1,6 @@
 //! `submit` and `cancel`.
 
-use fieldpost_wire::{RunId, limits};
+use fieldpost_wire::{Report, RunId, limits};
 use serde::Serialize;
 
 use super::{Content, job_not_allowed, select_in_words, unknown_run};
@@ -75,14 +75,22 @@ impl Hub {
         trigger: Option<&TriggerRecord>,
         results: &[ResultRecord],
     ) -> Result<(), Refusal> {
-        match trigger {
-            Some(before) => self.repeated(to, &submit, before),
-            // Another client was faster.
-            None if submit.run_id.is_some_and(|run| self.triggers.is_new(&run) == Some(false)) => {
-                self.submit(to, rights, submit)
-            }
-            None => self.submit_new(to, rights, submit, results),
+        if let Some(before) = trigger {
+            return self.repeated(to, &submit, before);
         }
+        // Another client was faster, or a result came meanwhile.
+        if submit.run_id.is_some_and(|run| self.pipeline.batch.tells_of(run)) {
+            return self.submit(to, rights, submit);
+        }
+        let job = |row: &ResultRecord| match Report::decode(&row.body) {
+            Ok((_, Report::Finished(finished))) => finished.job == &*submit.job,
+            Ok(_) | Err(_) => false,
+        };
+        if !results.iter().all(job) {
+            let text = "a run of this id was of another job; use a new run_id".to_owned();
+            return Err(Refusal::new("conflict", text));
+        }
+        self.submit_new(to, rights, submit, results)
     }
 
     fn check_run_id(&self, run: RunId) -> Result<(), Refusal> {
@@ -114,7 +122,7 @@ impl Hub {
     }
 
     /// A run that may have been triggered before was.
-    pub(in crate::hub) fn repeated(
+    fn repeated(
         &mut self,
         to: &ReplyTo,
         submit: &Submit,
