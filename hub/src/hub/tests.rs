@@ -1139,3 +1139,20 @@ fn a_result_that_comes_while_the_store_is_asked_is_not_overlooked() {
     let shown = world.ask(json!({ "op": "runs", "run_id": run }));
     assert_eq!(shown.reply()["final"], true, "{}", shown.reply());
 }
+
+#[test]
+fn a_submit_that_the_hub_forgot_is_refused_once_its_nodes_may_have_forgotten_it_too() {
+    let mut world = World::with_node();
+    world.pass(60_000);
+    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
+    let submit = json!({
+        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
+    });
+    world.held = true;
+    assert_eq!(world.ask(submit.clone()).kinds(), ["trigger"]);
+    let mut world = world.restart();
+    world.report(A, None, &hello(&mut [0; 256], 1));
+    world.pass(600_000);
+    let sent = world.ask(submit);
+    assert_eq!((sent.kinds(), &sent.reply()["error"]["code"]), (vec![], &json!("too_old")));
+}

@@ -66,6 +66,11 @@ impl Hub {
         made_ms(run) < self.time.time().0.saturating_sub(up).saturating_add(SKEW_MS)
     }
 
+    /// Whether nodes may have run this and forgotten it since: they know a run until its first deadline.
+    fn may_have_run(&self, run: RunId, ttl_ms: u64) -> bool {
+        made_ms(run).saturating_add(ttl_ms) < self.time.time().0.saturating_add(SKEW_MS)
+    }
+
     /// The store says what it knows of a run that was to be triggered.
     pub(in crate::hub) fn submit_known(
         &mut self,
@@ -81,6 +86,15 @@ impl Hub {
         // Another client was faster, or a result came meanwhile.
         if submit.run_id.is_some_and(|run| self.pipeline.batch.tells_of(run)) {
             return self.submit(to, rights, submit);
+        }
+        if submit.run_id.is_some_and(|run| self.may_have_run(run, submit.ttl_ms)) {
+            return Err(Refusal::new(
+                "too_old",
+                "this hub was started after the run id was made, and its time to live is over: whether \
+                 it ran can't be told; `fieldpost runs ID` shows what came of it, or submit with a new \
+                 run_id"
+                    .to_owned(),
+            ));
         }
         let job = |row: &ResultRecord| match Report::decode(&row.body) {
             Ok((_, Report::Finished(finished))) => finished.job == &*submit.job,
