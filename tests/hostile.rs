@@ -15,7 +15,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fieldpost_sockets::{Errno, KeyPair, Socket, zmq};
 use fieldpost_wire::{
@@ -89,8 +89,10 @@ impl<'s> Honest<'s> {
         honest
     }
 
-    /// The schedule's results since the last count.
+    /// The schedule's results since the last count. Those that come while it asks are of the next one:
+    /// where asking takes as long as a result, there would be no end.
     fn count(&mut self) -> u32 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
         let mut count = 0;
         loop {
             let page = self.site.ask("results", json!({"after": self.offset, "limit": 500}));
@@ -99,6 +101,9 @@ impl<'s> Honest<'s> {
             self.offset = last["offset"].as_u64().unwrap();
             let scheduled = rows.iter().filter(|row| row["cause"]["due_ms"].is_u64());
             count += u32::try_from(scheduled.count()).unwrap();
+            if u128::from(last["received_ms"].as_u64().unwrap()) >= now {
+                return count;
+            }
         }
     }
 
