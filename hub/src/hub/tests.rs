@@ -1152,7 +1152,13 @@ fn a_submit_that_the_hub_forgot_is_refused_once_its_nodes_may_have_forgotten_it_
     assert_eq!(world.ask(submit.clone()).kinds(), ["trigger"]);
     let mut world = world.restart();
     world.report(A, None, &hello(&mut [0; 256], 1));
-    world.pass(600_000);
+    let new = json!({
+        "op": "submit", "run_id": RunId::v7(world.now().wall, [5; 10]), "job": "job",
+        "select": { "nodes": ["gw"] }, "ttl_ms": 1_000,
+    });
+    let sent = world.ask(new);
+    assert_eq!(sent.kinds(), ["trigger"], "however short its time to live: {}", sent.reply());
+    world.pass(600_001);
     let sent = world.ask(submit);
     assert_eq!((sent.kinds(), &sent.reply()["error"]["code"]), (vec![], &json!("too_old")));
 }

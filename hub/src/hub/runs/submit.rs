@@ -68,7 +68,7 @@ impl Hub {
 
     /// Whether nodes may have run this and forgotten it since: they know a run until its first deadline.
     fn may_have_run(&self, run: RunId, ttl_ms: u64) -> bool {
-        made_ms(run).saturating_add(ttl_ms) < self.time.time().0.saturating_add(SKEW_MS)
+        made_ms(run).saturating_add(ttl_ms) < self.time.time().0
     }
 
     /// The store says what it knows of a run that was to be triggered.
@@ -92,7 +92,7 @@ impl Hub {
                 "too_old",
                 "this hub was started after the run id was made, and its time to live is over: whether \
                  it ran can't be told; `fieldpost runs ID` shows what came of it, or submit with a new \
-                 run_id"
+                 run_id (if it is new, this client's clock is behind)"
                     .to_owned(),
             ));
         }
