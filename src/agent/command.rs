@@ -102,6 +102,9 @@ impl Agent {
     fn leave_hub(&mut self) {
         #[cfg(feature = "planted-bugs")]
         if self.identity.bugs.split_output {
+            if let Some(spool) = &mut self.spool {
+                spool.window.never_gives_up = true;
+            }
             return;
         }
         while let Some(entry) = self.known.take_split() {

@@ -96,6 +96,10 @@ impl Agent {
     /// If the hub does not take this end of a run because it waits for output that is nowhere any more,
     /// the end says so from now on.
     pub(super) fn give_up_output(&mut self, seq: Seq) {
+        #[cfg(feature = "planted-bugs")]
+        if self.identity.bugs.split_output {
+            return;
+        }
         let Some(owner) = self.outbox.vain_end(seq) else { return };
         if self.spool.as_ref().is_some_and(Spool::holds_unread) {
             return; // some of it may be there

@@ -22,6 +22,9 @@ pub(crate) struct Window {
     spare: Vec<Loaded>,
     /// When something is to be sent again, in milliseconds of the boot clock.
     again_at: Option<u64>,
+    /// A fault for the simulated world to find: an end whose output is elsewhere goes for ever.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) never_gives_up: bool,
 }
 
 #[derive(Debug, Default)]
@@ -189,6 +192,10 @@ impl Window {
             }
         }
         self.again_at = next;
+        #[cfg(feature = "planted-bugs")]
+        if self.never_gives_up {
+            return;
+        }
         // Output may be in what was not read yet, unless that can't be read before these are acked.
         if !unread || self.loaded.iter().all(Loaded::is_vain) {
             for spot in due_again {
