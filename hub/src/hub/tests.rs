@@ -1064,8 +1064,9 @@ fn a_closed_trigger_whose_results_were_swept_away_stays_closed_after_a_restart()
     assert_eq!(sent.reply()["runs"][1]["open"], 0);
 }
 
-#[test]
-fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
+/// A run that left for its node, and the hub died before it had stored it: another start of the hub, and
+/// the submit.
+fn forgotten() -> (World, RunId, Value) {
     let mut world = World::with_node();
     world.pass(60_000);
     let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
@@ -1073,10 +1074,15 @@ fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
         "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
     });
     world.held = true;
-    // It leaves, and the hub dies before it has stored it.
     assert_eq!(world.ask(submit.clone()).kinds(), ["trigger"]);
     let mut world = world.restart();
     world.report(A, None, &hello(&mut [0; 256], 1));
+    (world, run, submit)
+}
+
+#[test]
+fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
+    let (mut world, run, submit) = forgotten();
     world.report(A, Some(1), &finished(run, Status::Ok, 0));
     let sent = world.ask(submit);
     assert_eq!(
@@ -1099,14 +1105,7 @@ fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
 
 #[test]
 fn two_submits_of_a_run_that_the_hub_forgot_trigger_it_once() {
-    let mut world = World::with_node();
-    world.pass(60_000);
-    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
-    let submit = json!({
-        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
-    });
-    let mut world = world.restart();
-    world.report(A, None, &hello(&mut [0; 256], 1));
+    let (mut world, _, submit) = forgotten();
     world.held = true;
     for _ in 0..2 {
         assert_eq!(world.ask(submit.clone()).kinds(), [""; 0], "the store is asked first");
@@ -1119,14 +1118,7 @@ fn two_submits_of_a_run_that_the_hub_forgot_trigger_it_once() {
 
 #[test]
 fn a_result_that_comes_while_the_store_is_asked_is_not_overlooked() {
-    let mut world = World::with_node();
-    world.pass(60_000);
-    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
-    let submit = json!({
-        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
-    });
-    let mut world = world.restart();
-    world.report(A, None, &hello(&mut [0; 256], 1));
+    let (mut world, run, submit) = forgotten();
     world.held = true;
     world.ask(submit);
     let batch = world.hub.take_batch().unwrap();
@@ -1142,16 +1134,7 @@ fn a_result_that_comes_while_the_store_is_asked_is_not_overlooked() {
 
 #[test]
 fn a_submit_that_the_hub_forgot_is_refused_once_its_nodes_may_have_forgotten_it_too() {
-    let mut world = World::with_node();
-    world.pass(60_000);
-    let run = RunId::v7(UnixMillis(WALL + 60_000), [4; 10]);
-    let submit = json!({
-        "op": "submit", "run_id": run, "job": "job", "select": { "nodes": ["gw"] }, "ttl_ms": 600_000,
-    });
-    world.held = true;
-    assert_eq!(world.ask(submit.clone()).kinds(), ["trigger"]);
-    let mut world = world.restart();
-    world.report(A, None, &hello(&mut [0; 256], 1));
+    let (mut world, _, submit) = forgotten();
     let new = json!({
         "op": "submit", "run_id": RunId::v7(world.now().wall, [5; 10]), "job": "job",
         "select": { "nodes": ["gw"] }, "ttl_ms": 1_000,

@@ -16,6 +16,15 @@ fn spooling(durability: Durability, max: u64) -> Settings {
     Settings { spool, ..settings(all) }
 }
 
+/// So many bytes may be written in a day.
+fn budgeted(bytes: u64) -> Settings {
+    let mut settings = spooling(Durability::Spill, 4 * MIB);
+    if let Some(spool) = &mut settings.spool {
+        spool.write_budget = Some(bytes);
+    }
+    settings
+}
+
 fn spill() -> World {
     World::welcomed(spooling(Durability::Spill, 4 * MIB))
 }
@@ -442,10 +451,7 @@ fn with_a_full_disk_the_drop_policy_acts_in_memory() {
 
 #[test]
 fn beyond_the_daily_budget_only_durable_jobs_are_spooled() {
-    let mut settings = spooling(Durability::Spill, 4 * MIB);
-    if let Some(spool) = &mut settings.spool {
-        spool.write_budget = Some(600);
-    }
+    let mut settings = budgeted(600);
     settings.jobs[0].durable = true;
     let mut world = World::welcomed(settings);
     world.trigger(1, "meter");
@@ -466,10 +472,7 @@ fn beyond_the_daily_budget_only_durable_jobs_are_spooled() {
 
 #[test]
 fn a_restart_does_not_begin_the_daily_budget_anew() {
-    let mut settings = spooling(Durability::Spill, 4 * MIB);
-    if let Some(spool) = &mut settings.spool {
-        spool.write_budget = Some(20 * 1024);
-    }
+    let settings = budgeted(20 * 1024);
     let mut world = World::welcomed(settings);
     world.trigger(1, "meter");
     let slot = world.started[0];
@@ -644,10 +647,7 @@ fn the_ends_of_many_runs_whose_output_a_full_spool_dropped_are_taken() {
 
 #[test]
 fn a_restart_on_the_second_day_does_not_begin_the_daily_budget_anew_either() {
-    let mut settings = spooling(Durability::Spill, 4 * MIB);
-    if let Some(spool) = &mut settings.spool {
-        spool.write_budget = Some(20 * 1024);
-    }
+    let settings = budgeted(20 * 1024);
     let mut world = World::welcomed(settings);
     let write = |world: &mut World, number| {
         world.trigger(number, "meter");

@@ -90,9 +90,9 @@ impl Hub {
         if submit.run_id.is_some_and(|run| self.may_have_run(run, submit.ttl_ms)) {
             return Err(Refusal::new(
                 "too_old",
-                "this hub was started after the run id was made, and its time to live is over: whether \
-                 it ran can't be told; `fieldpost runs ID` shows what came of it, or submit with a new \
-                 run_id (if it is new, this client's clock is behind)"
+                "the run id is from before what this hub remembers, and its time to live is over: \
+                 whether it ran can't be told; `fieldpost runs ID` shows what came of it, or submit \
+                 with a new run_id (if this one is new, this client's clock is behind)"
                     .to_owned(),
             ));
         }
