@@ -79,7 +79,9 @@ pub struct Trial {
     /// Runs that the hub said yes to.
     asked: Vec<String>,
     /// Runs that it has not answered yet.
-    unanswered: Vec<String>,
+    unanswered: Vec<RunId>,
+    /// How many it refused, as it came back after their time to live.
+    too_late: usize,
     /// Earlier lives.
     hubs: Footprint,
     agents: Footprint,
@@ -155,7 +157,7 @@ impl Trial {
         site.ask("schedule.set", json!({"select": {"all": true}, "entries": [entry]}));
         let (asked, unanswered) = (Vec::new(), Vec::new());
         let (hubs, agents) = (Footprint::default(), Footprint::default());
-        Self { site, name, net, ram, asked, unanswered, hubs, agents }
+        Self { site, name, net, ram, asked, unanswered, too_late: 0, hubs, agents }
     }
 
     /// The network between them.
@@ -176,7 +178,7 @@ impl Trial {
         while Instant::now() < end {
             let mut random = [0; 10];
             random.fill_with(|| fastrand::u8(..));
-            self.unanswered.push(RunId::v7(wall(), random).to_string());
+            self.unanswered.push(RunId::v7(wall(), random));
             self.ask();
             pause(Duration::from_millis(250).min(end.saturating_duration_since(Instant::now())));
         }
@@ -185,12 +187,20 @@ impl Trial {
     /// Asks for what was not answered yet, as any client does: with the run's own id.
     fn ask(&mut self) {
         let Ok(mut client) = Client::open(&self.site.local()) else { return };
-        while let Some(run) = self.unanswered.last() {
+        while let Some(run) = self.unanswered.last().copied() {
             let request = json!({
-                "run_id": run, "job": "mark", "args": {}, "select": {"all": true}, "ttl_ms": TTL_MS,
+                "run_id": run.to_string(), "job": "mark", "args": {}, "select": {"all": true}, "ttl_ms": TTL_MS,
             });
             match client.call("submit", request, Duration::from_millis(500)) {
-                Ok(_) => self.asked.extend(self.unanswered.pop()),
+                Ok(_) => {
+                    self.unanswered.pop();
+                    self.asked.push(run.to_string());
+                }
+                // If nodes ran it before the hub died, their results come all the same.
+                Err(Error::Refused { code, .. }) if code == "too_old" && is_over(run) => {
+                    self.unanswered.pop();
+                    self.too_late += 1;
+                }
                 Err(Error::Refused { code, message }) => panic!("{code}: {message}"),
                 Err(_) => return,
             }
@@ -297,9 +307,10 @@ impl Trial {
             self.agents.add(Footprint::of(&agent.process));
         }
         println!(
-            "{}: {reckoning}, {losses} may be; hub {:.1} MiB, an agent {:.1} MiB at the most; the agents wrote {} \
+            "{}: {reckoning}, {losses} may be; {} asked for too late; hub {:.1} MiB, an agent {:.1} MiB at the most; the agents wrote {} \
              bytes to disk; at rest after {:.0} s",
             self.name,
+            self.too_late,
             self.hubs.peak_kib as f64 / 1024.0,
             self.agents.peak_kib as f64 / 1024.0,
             self.agents.written,
@@ -426,6 +437,12 @@ concurrency = 4
 overlap = "queue"
 "#
     )
+}
+
+/// Whether the time to live of this run is over.
+fn is_over(run: RunId) -> bool {
+    let made = run.0[..6].iter().fold(0, |ms, byte| ms << 8 | u64::from(*byte));
+    made + TTL_MS < wall().0
 }
 
 fn wall() -> UnixMillis {
