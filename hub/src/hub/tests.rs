@@ -1104,6 +1104,15 @@ fn a_submit_made_again_after_the_hub_forgot_it_takes_the_result_that_came() {
 }
 
 #[test]
+fn a_submit_of_a_forgotten_run_is_refused_if_what_came_is_of_another_job() {
+    let (mut world, run, mut submit) = forgotten();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    submit["job"] = json!("ping");
+    let sent = world.ask(submit);
+    assert_eq!((sent.kinds(), &sent.reply()["error"]["code"]), (vec![], &json!("conflict")));
+}
+
+#[test]
 fn two_submits_of_a_run_that_the_hub_forgot_trigger_it_once() {
     let (mut world, _, submit) = forgotten();
     world.held = true;

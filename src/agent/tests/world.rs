@@ -77,6 +77,8 @@ pub(super) struct Disk {
     pub(super) space: Option<usize>,
     /// There will be none once a segment is read.
     pub(super) full_after_read: bool,
+    /// The next so many reads fail.
+    pub(super) bad_reads: usize,
     /// The next so many syncs fail.
     pub(super) bad_syncs: usize,
     /// Those that failed once. A later sync says that all is well, as Linux does, and it is not.
@@ -113,6 +115,10 @@ impl Disk {
             Work::Delete { segment } | Work::SetAside { segment } => {
                 self.files.remove(&segment).unwrap();
                 self.synced.remove(&segment);
+            }
+            Work::Read { .. } if self.bad_reads > 0 => {
+                self.bad_reads -= 1;
+                return answer(Done::Failed("Input/output error"));
             }
             Work::Read { segment } if std::mem::take(&mut self.full_after_read) => {
                 self.space = Some(self.bytes());
