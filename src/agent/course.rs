@@ -358,7 +358,21 @@ impl Agent {
         }
         if appended == Err(Full) {
             self.drops.add(owner.job, 1);
-            self.known.set(place, owner.serial, State::Settled);
+            self.forget_end(owner);
+        }
+    }
+
+    /// The end of this run is dropped from memory, and is not on disk.
+    fn forget_end(&mut self, owner: Owner) {
+        let place = Place(owner.known);
+        self.known.set(place, owner.serial, State::Settled);
+        let Some(entry) = self.known.get(place).filter(|entry| entry.serial == owner.serial) else {
+            return;
+        };
+        // As long as it may be triggered again the disk knows it, too.
+        let is_over = entry.deadline.0 == 0 || self.hub_time.is_over(self.now.boot, entry.deadline);
+        if is_over && let Some(spool) = &mut self.spool {
+            spool.settle(entry.run, entry.attempt);
         }
     }
 
@@ -399,7 +413,7 @@ impl Agent {
                     spool.release(spot, of_outbox(kind));
                 }
                 if kind == outbox::Kind::Finished {
-                    self.known.set(Place(owner.known), owner.serial, State::Settled);
+                    self.forget_end(owner);
                 }
             } else {
                 return false;

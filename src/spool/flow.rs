@@ -127,6 +127,8 @@ impl Spool {
                 return Some(Errand::Empty { segment });
             }
         }
+        // There is no room for these; their runs have to start.
+        self.takes.clear();
         self.load(needs)
     }
 
@@ -170,6 +172,7 @@ impl Spool {
         self.at = 0;
         self.reached = self.spooled;
         self.moved_all = false;
+        self.wants_room = None;
         self.fill_moved(rng)
             .and_then(|()| self.fill_marks(rng))
             .and_then(|()| self.fill_takes(rng))
@@ -234,6 +237,11 @@ impl Spool {
         let takes = std::mem::take(&mut self.takes);
         let outcome = takes.iter().try_for_each(|(run, attempt, record)| {
             let (run, attempt) = (*run, *attempt);
+            let need = self.draft.len() + RECORD_HEAD + record.len() + segment::HEAD;
+            if self.room_for(Kind::Took) < need as u64 {
+                self.want_room(Kind::Took);
+                return Err(Filled::Nothing);
+            }
             let entry = plain(Kind::Took, run, attempt, record);
             self.place(entry, rng, |spot| Placed::Took { run, attempt, spot })
         });
@@ -244,7 +252,6 @@ impl Spool {
     fn fill_reports(&mut self, needs: &Needs<'_>, rng: &mut fastrand::Rng) -> Result<(), Filled> {
         let all = needs.pressed || needs.ending || self.settings.durability == Durability::Always;
         let upto = if all { needs.outbox.last() } else { self.aged };
-        self.wants_room = None;
         for (seq, kind, owner, body) in needs.outbox.unspooled(self.spooled, upto) {
             let kind = of_outbox(kind);
             let need = RECORD_HEAD + body.len() + segment::HEAD;
@@ -256,10 +263,7 @@ impl Spool {
             if self.room_for(kind) < (self.draft.len() + need) as u64 {
                 self.reached = seq;
                 self.skipped = true;
-                self.wants_room = match self.wants_room {
-                    Some(wanted) if wanted != Kind::Chunk => Some(wanted),
-                    Some(_) | None => Some(kind),
-                };
+                self.want_room(kind);
                 continue;
             }
             let (run, attempt) = whose(body);
@@ -284,6 +288,13 @@ impl Spool {
             }
         }
         Ok(())
+    }
+
+    /// Something finds no room; that output does not is no news beside all else.
+    fn want_room(&mut self, kind: Kind) {
+        if self.wants_room.is_none_or(|wanted| wanted == Kind::Chunk) {
+            self.wants_room = Some(kind);
+        }
     }
 
     /// Puts a record behind the draft; `Err`: it has to wait for the next write.

@@ -240,10 +240,12 @@ impl Index {
         self.segments.iter().find(wanted).map(|segment| segment.number)
     }
 
-    /// The segment to be emptied for room: the oldest with output, or else the oldest.
+    /// The segment to be emptied for room: the oldest with output, or else the oldest that is smaller
+    /// without what can go.
     pub(crate) fn oldest_to_drop(&self) -> Option<u32> {
         let with_output = self.droppable().find(|segment| segment.chunks > 0);
-        with_output.or_else(|| self.droppable().next()).map(|segment| segment.number)
+        let shrinks = |segment: &&Segment| segment.reports > 0 || segment.living < segment.records;
+        with_output.or_else(|| self.droppable().find(shrinks)).map(|segment| segment.number)
     }
 
     /// Whether output could be dropped for room.

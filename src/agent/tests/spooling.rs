@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::*;
+use crate::limits::SEGMENT;
 use crate::spool::{self, Durability};
 
 const MIB: u64 = 1 << 20;
@@ -856,6 +857,57 @@ fn a_segment_that_can_not_be_read_costs_what_is_in_it_alone() {
         world.strict_hub(30);
         assert_eq!((world.agent.outbox.len(), world.disk.bytes()), (0, 0), "{durability:?}");
     }
+}
+
+#[test]
+fn a_full_spool_is_no_fuller_for_the_runs_that_are_accepted() {
+    let mut world = World::welcomed(spooling(Durability::Always, MIB));
+    world.take_up(1, [entry("e", "noop", 200)]);
+    // The hub is there, and its store fails: it acks nothing.
+    world.pass(2_000, true);
+    assert!(world.disk.most as u64 <= MIB + 2 * SEGMENT as u64, "{}", world.disk.most);
+    world.take_up(2, []);
+    world.find_hub();
+    world.strict_hub(30);
+    assert_eq!((world.agent.outbox.len(), world.spool_bytes()), (0, 0));
+}
+
+#[test]
+fn that_a_run_was_accepted_is_not_kept_longer_than_its_dropped_end() {
+    let mut world = World::welcomed(spooling(Durability::Always, MIB));
+    world.take_up(1, [entry("e", "meter", 5_000)]);
+    world.pass(6, true);
+    let slot = world.started[0];
+    assert!(world.disk.bytes() > 0, "it is on disk");
+    world.disk.fails = true;
+    world.take_up(2, [entry("e", "noop", 200)]);
+    world.lose_hub();
+    world.end(slot, Exit::Code(0));
+    world.pass(3_000, false);
+    world.disk.fails = false;
+    world.take_up(3, []);
+    world.find_hub();
+    assert!(world.finished().iter().all(|end| end.job != "meter"), "it was dropped");
+    world.strict_hub(30);
+    assert_eq!((world.agent.outbox.len(), world.spool_bytes()), (0, 0));
+}
+
+#[test]
+fn a_full_spool_that_is_damaged_is_empty_in_the_end() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.take_up(1, [entry("e", "noop", 200)]);
+    world.lose_hub();
+    world.pass(600, false);
+    for file in world.disk.files.values_mut() {
+        for at in (1_000..file.len()).step_by(10_000) {
+            file[at] ^= 1;
+        }
+    }
+    world.pass(600, false);
+    world.take_up(2, []);
+    world.find_hub();
+    world.strict_hub(30);
+    assert_eq!((world.agent.outbox.len(), world.spool_bytes()), (0, 0));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub const HUB_START: UnixMillis = UnixMillis(1_795_600_000_000);
 const BOOT: Duration = Duration::from_secs(100);
 
 /// Outputs that one input may cause: more, and the agent runs in circles.
-const MOST_OUTPUTS: usize = 100_000;
+const MOST_OUTPUTS: usize = 20_000;
 
 const CONFIG: &str = r#"
 node.id = "gw-1"

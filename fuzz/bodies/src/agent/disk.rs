@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use fieldpost_agent::spool::{Done, Recovered, Work};
 
+/// The bound of the bench's spool, and a segment that moves before it goes.
+const MOST: usize = (1024 + 2 * 128) * 1024;
+
 /// Its files, by their number.
 #[derive(Debug, Default)]
 pub struct Disk {
@@ -24,6 +27,8 @@ impl Disk {
                 let file = self.files.entry(segment).or_default();
                 file.truncate(usize::try_from(at).expect("32 bits"));
                 file.extend_from_slice(bytes);
+                let all: usize = self.files.values().map(Vec::len).sum();
+                assert!(all <= MOST, "{all} bytes are in a spool of 1 MiB");
             }
             Work::Sync { .. } => {}
             Work::Delete { segment } | Work::SetAside { segment } => {
