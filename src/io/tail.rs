@@ -35,6 +35,8 @@ pub struct Reading {
     parts: heapless::Deque<Part, 2>,
     cursor: Cursor,
     budget: u64,
+    /// Nothing was read yet.
+    untouched: bool,
     truncated: bool,
     note: heapless::String<TEXT>,
 }
@@ -74,7 +76,7 @@ impl Reading {
         let first = parts.front().map_or(cursor, |part| part.from);
         push(&mut parts, Part { file, from: cursor, at: offset, end: length });
         let note = heapless::String::new();
-        Ok(Self { parts, cursor: first, budget, truncated, note })
+        Ok(Self { parts, cursor: first, budget, untouched: true, truncated, note })
     }
 
     /// Reads the next lines into `buffer`, as many as fit, and says how many bytes they have.
@@ -87,11 +89,21 @@ impl Reading {
             let most = (buffer.len() as u64).min(part.end - part.at).min(self.budget);
             let most = usize::try_from(most).unwrap_or(buffer.len());
             let n = part.file.read_at(&mut buffer[..most], part.at)?;
-            let lines = whole_lines(&buffer[..n]);
+            let mut lines = whole_lines(&buffer[..n]);
+            if lines == 0 && n > 0 && n as u64 == self.budget {
+                // The bound ends within a line: the rest of this file waits, a rotated one too. A line
+                // longer than all of the bound comes in pieces.
+                if self.untouched {
+                    lines = n;
+                } else {
+                    self.budget = 0;
+                }
+            }
             if lines == 0 {
                 self.leave();
                 continue;
             }
+            self.untouched = false;
             part.at += lines as u64;
             self.budget -= lines as u64;
             self.cursor = Cursor { offset: part.at, ..part.from };
@@ -258,6 +270,37 @@ mod tests {
         let (text, note) = read(&path, &mut cursor, 1000);
         assert_eq!(text, "four\n");
         assert!(note.ends_with("(truncated before)"), "{note}");
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_rest_of_a_rotated_file_waits_when_the_bound_ends_within_a_line() {
+        let path = place("rotated-bound");
+        let mut cursor = None;
+        append(&path, "one\n");
+        read(&path, &mut cursor, 1000);
+        append(&path, "two\nthree\nfour\n");
+        fs::rename(&path, path.with_extension("1")).unwrap();
+        append(&path, "five\n");
+        let mut all = String::new();
+        for _ in 0..5 {
+            // Room for one line and a piece of the next.
+            all += &read(&path, &mut cursor, 7).0;
+        }
+        assert_eq!(all, "two\nthree\nfour\nfive\n");
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_line_longer_than_the_bound_does_not_stop_the_file() {
+        let path = place("over-bound");
+        let mut cursor = None;
+        append(&path, &("x".repeat(5000) + "\nend\n"));
+        let mut all = 0;
+        for _ in 0..10 {
+            all += read(&path, &mut cursor, 4096).0.len();
+        }
+        assert_eq!(all, 5005);
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 
