@@ -163,6 +163,10 @@ impl Agent {
             Input::Reloaded(reload) => self.reload(*reload),
             Input::Stop => self.stop(),
             Input::Storage(wrong) => {
+                if wrong.is_empty() && !self.storage.is_empty() {
+                    // What it did not take is in it from now on.
+                    self.rewrite_journal();
+                }
                 self.storage.clear();
                 self.storage.push_str(cut(wrong, TEXT));
             }
@@ -239,6 +243,9 @@ impl Agent {
             if self.link.is_away() {
                 spool.close_window();
             }
+        }
+        if self.spool.as_mut().is_some_and(Spool::lost_ends) {
+            self.tell_lost_ends();
         }
         self.relieve();
         self.flush_aged();

@@ -94,6 +94,15 @@ enum Handled {
     },
 }
 
+impl Handled {
+    fn time(&self) -> Option<UnixMillis> {
+        match *self {
+            Self::Unknown => None,
+            Self::AtLeast(time) | Self::Upto { time, .. } => Some(time),
+        }
+    }
+}
+
 /// Something that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -168,14 +177,17 @@ impl Schedule {
         upto: Upto,
         same_boot: bool,
     ) {
-        if version != self.version {
-            return;
-        }
+        let same = version == self.version;
         match (self.plan(entry), upto) {
-            (Some(Plan::Cron { handled, .. }), Upto::Cron { handled: time }) => {
+            // Of a version whose file could not be written, too: what ran does not run again.
+            (Some(Plan::Cron { handled, .. }), Upto::Cron { handled: time })
+                if same || handled.time().is_none_or(|known| known < time) =>
+            {
                 *handled = Handled::Upto { time, next: None };
             }
-            (Some(Plan::Every { anchor_ms, count, due, .. }), Upto::Every { .. }) if same_boot => {
+            (Some(Plan::Every { anchor_ms, count, due, .. }), Upto::Every { .. })
+                if same && same_boot =>
+            {
                 if let Upto::Every { anchor_ms: a, count: c, due: d } = upto {
                     (*anchor_ms, *count, *due) = (a, c, d);
                 }

@@ -68,7 +68,9 @@ use std::time::Duration;
 use fieldpost_wire::{Attempt, OutboxId, RunId, Seq, Tag};
 
 use crate::heartbeat::DropCounts;
-use crate::limits::{DROPPED_RUNS, SEGMENT, SPILL_AFTER, SPOOL_RETRY, UNSYNCED_SEGMENTS};
+use crate::limits::{
+    CHUNK_RECORD, DROPPED_RUNS, SEGMENT, SPILL_AFTER, SPOOL_RETRY, UNSYNCED_SEGMENTS,
+};
 use crate::outbox::Outbox;
 use crate::resend::Acks;
 
@@ -82,7 +84,7 @@ pub use index::Spot;
 pub use recovery::{Recovered, Verdict};
 
 use index::Index;
-use segment::Kind;
+use segment::{Kind, RECORD_HEAD};
 use window::Window;
 
 /// How the spool is bounded.
@@ -229,6 +231,13 @@ pub(crate) struct Spool {
     moved_all: bool,
     /// All that wait have to be synced before the next begins.
     must_sync: bool,
+    /// Records that were on disk only are damaged; ends of runs may be among them.
+    lost_some: bool,
+    /// The first report that found no room while the draft was filled.
+    passed_by: Option<Seq>,
+    /// Segments that could not be deleted, and when that is tried again.
+    undeleted: Vec<u32>,
+    delete_at: Duration,
     outboxes: Vec<OutboxId>,
 }
 
@@ -348,6 +357,10 @@ impl Spool {
             reached: Seq(0),
             moved_all: false,
             must_sync: false,
+            lost_some: false,
+            passed_by: None,
+            undeleted: Vec::new(),
+            delete_at: now,
             outboxes: Vec::new(),
         };
         if let Some(recovered) = recovered {
@@ -395,14 +408,16 @@ impl Spool {
     }
 
     /// A run was accepted; the record of the journal says so. Only `always` keeps it.
-    pub(crate) fn take(&mut self, run: RunId, attempt: Attempt, record: Vec<u8>) {
-        if self.settings.durability == Durability::Always && self.is_well() {
+    pub(crate) fn take(&mut self, run: RunId, attempt: Attempt, durable: bool, record: Vec<u8>) {
+        let within = durable || self.has_budget(RECORD_HEAD + record.len() + segment::HEAD);
+        if self.settings.durability == Durability::Always && self.is_well() && within {
             self.takes.push_back((run, attempt, record.into()));
         }
     }
 
     /// The run's end is safe, or lost for good: that it was accepted needs not be kept.
     pub(crate) fn settle(&mut self, run: RunId, attempt: Attempt) {
+        self.takes.retain(|take| (take.0, take.1) != (run, attempt));
         if let Some(at) = self.taken.iter().position(|t| (t.0, t.1) == (run, attempt)) {
             let (_, _, spot) = self.taken.swap_remove(at);
             self.release(spot, Kind::Took);
@@ -582,8 +597,11 @@ impl Spool {
 
     /// Whether more output finds room, now or when older output has gone.
     pub(crate) fn takes_output(&self, drops_oldest: bool) -> bool {
+        let chunk = RECORD_HEAD + CHUNK_RECORD + segment::HEAD;
         let room = self.room_for(Kind::Chunk) >= (SEGMENT / 2) as u64;
-        self.is_well() && self.has_budget(0) && (room || drops_oldest && self.index.has_output())
+        self.is_well()
+            && self.has_budget(chunk)
+            && (room || drops_oldest && self.index.has_output())
     }
 
     /// Whether a report may be sent: with `always` it is on disk first, if that is possible.
@@ -609,7 +627,8 @@ impl Spool {
             .then(|| self.ages.back().map_or(Duration::ZERO, |&(at, _)| at + AGE_STEP));
         let aged = self.ages.front().map(|&(at, _)| at + SPILL_AFTER);
         let idle = self.idle_active().then_some(self.appended_at + IDLE);
-        [self.sync_at, unaged, aged, idle].into_iter().flatten().min()
+        let delete = (!self.undeleted.is_empty()).then_some(self.delete_at);
+        [self.sync_at, unaged, aged, idle, delete].into_iter().flatten().min()
     }
 
     #[cfg(test)]
@@ -626,6 +645,14 @@ impl Spool {
     /// Whether there is something on disk only that the hub has not acked.
     pub(crate) fn holds_unread(&self) -> bool {
         !self.window.is_empty() || self.index.oldest_away().is_some()
+    }
+
+    /// Whether ends of runs may have been lost on disk, and what is not lost has been acked.
+    /// Asked once: the answer is then taken.
+    pub(crate) fn lost_ends(&mut self) -> bool {
+        let told = self.lost_some && self.moving.is_none() && !self.holds_unread();
+        self.lost_some &= !told;
+        told
     }
 
     /// Whether the active segment holds nothing that is needed.

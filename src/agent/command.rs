@@ -273,7 +273,7 @@ impl Agent {
             return;
         }
         let Self { outbox, known, journal, delivered, spool, acks, .. } = self;
-        let mut tracked: heapless::Vec<outbox::Owner, 16> = heapless::Vec::new();
+        let mut tracked = Vec::<outbox::Owner>::new();
         for range in ack.ranges.iter() {
             outbox.release(range, acks, |kind, owner, spot| {
                 if let (Some(spool), Some(spot)) = (spool.as_mut(), spot) {
@@ -293,8 +293,8 @@ impl Agent {
                         spool.forget_dropped(entry.run, entry.attempt);
                     }
                 }
-                if owner.tracked && !tracked.contains(&owner) && tracked.push(owner).is_err() {
-                    log::debug!("more file runs acked at once than are followed");
+                if owner.tracked && !tracked.contains(&owner) {
+                    tracked.push(owner);
                 }
             });
         }

@@ -8,9 +8,9 @@ use fieldpost_wire::{
     Status as RunStatus, UnixMillis, limits::STDERR_TAIL,
 };
 
-use super::{Agent, Slot, Stage, Usage, WhenFull};
+use super::{Agent, Save, Slot, Stage, Usage, WhenFull};
 use crate::job::{Args, Job, Kind};
-use crate::journal::{Record, Took};
+use crate::journal::{Record, Took, Upto};
 use crate::limits::{
     ACCEPTED_LATER, ACK_PATIENCE, CHUNK_RECORD, RESERVED_RUNNING, RESERVED_WAITING, TEXT, WAITING,
 };
@@ -20,6 +20,7 @@ use crate::resend::millis;
 use crate::result::cut;
 use crate::run::{Origin, Run, Started, Why};
 use crate::schedule::{Due, Orders};
+use crate::spool::Spool;
 use crate::spool::flow::of_outbox;
 use crate::trigger::{Place, State};
 
@@ -90,6 +91,7 @@ impl Agent {
             self.hub_time.at(self.now.boot)
         };
         self.schedule.learn_time(self.now, time);
+        let mut ran_cron = false;
         while let Some(due) = self.schedule.next_due(self.now, trusted) {
             match due {
                 Due::Run { index, due, boot_ms, late } => {
@@ -102,8 +104,13 @@ impl Agent {
             let (Due::Run { index, .. } | Due::Missed { index, .. }) = due;
             if let Some((entry, upto)) = self.schedule.upto(index) {
                 let schedule = self.schedule.version();
+                ran_cron |= matches!(upto, Upto::Cron { .. });
                 self.journal.push(&Record::Done { schedule, entry, upto });
             }
+        }
+        // With `always` a power cut must not make the last due time run again.
+        if ran_cron && self.spool.as_ref().is_some_and(Spool::keeps_accepted) {
+            self.save = Save::Running;
         }
     }
 
@@ -445,7 +452,8 @@ impl Agent {
         let took = took(run, self.started_now());
         self.journal.push(&Record::Took(took));
         if let Some(spool) = self.spool.as_mut().filter(|spool| spool.keeps_accepted()) {
-            spool.take(run.id, run.attempt, crate::journal::written(&Record::Took(took)));
+            let record = crate::journal::written(&Record::Took(took));
+            spool.take(run.id, run.attempt, run.job.durable, record);
         }
     }
 

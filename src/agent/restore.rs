@@ -1,6 +1,6 @@
 //! The start of an agent: what an earlier start left, and what the journal must hold for the next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use fieldpost_wire::limits::DEADLINE_AHEAD_MS;
@@ -21,7 +21,7 @@ use crate::resend::Acks;
 use crate::run::Runs;
 use crate::schedule::Schedule;
 use crate::spool::{Budget, Spool};
-use crate::trigger::{KnownRuns, State};
+use crate::trigger::{Entry, KnownRuns, Place, State};
 
 /// What the journal says of one run.
 enum Past<'a> {
@@ -215,32 +215,29 @@ impl Agent {
         };
         self.known.set_job(place, serial, job);
         let Past::Took(took) = past else { return };
-        let finished = Finished {
-            run,
-            attempt,
-            job: took.job,
-            cause: took.cause,
-            status: RunStatus::Lost,
-            exit: Exit::None,
-            started: took.wall,
-            boot: took.boot,
-            started_boot_ms: took.boot_ms,
-            clock: Clock::Untrusted,
-            duration_us: 0,
-            chunks: 0,
-            bytes: 0,
-            crc32c: 0,
-            stderr: b"",
-            note: "the agent was restarted before its result was safe",
-            peak_rss_kib: 0,
-            cpu_us: 0,
-            truncated: false,
-            output_dropped: false,
-        };
+        let finished = lost(took, "the agent was restarted before its result was safe");
         self.append_finished(
             &finished,
             Owner { serial, known: place.0, job, tracked: false, durable: true },
         );
+    }
+
+    /// The ends of runs that should be on their way, and are neither in memory nor on disk, were lost
+    /// there.
+    pub(super) fn tell_lost_ends(&mut self) {
+        let here: HashSet<u32> = self.outbox.finished().map(|(owner, _)| owner.serial).collect();
+        let is_gone = |entry: &Entry| entry.state == State::Coming && !here.contains(&entry.serial);
+        let known = self.known.iter().filter(|(_, entry)| is_gone(entry));
+        let gone: Vec<(Place, Entry)> = known.map(|(place, entry)| (place, *entry)).collect();
+        for (place, entry) in gone {
+            let job = self.drops.name(entry.job).to_owned();
+            let finished = lost(&took_before(&entry, &job), "its result was damaged on disk");
+            let (serial, known, job) = (entry.serial, place.0, entry.job);
+            self.append_finished(
+                &finished,
+                Owner { serial, known, job, tracked: false, durable: true },
+            );
+        }
     }
 
     /// Writes down how far the schedule's entries were dealt with.
@@ -258,9 +255,7 @@ impl Agent {
         let boot = std::iter::once(Record::Boot { id: *boot_id });
         let settled = known.iter().flat_map(|(_, entry)| {
             let (run, attempt, deadline) = (entry.run, entry.attempt, entry.deadline);
-            let (job, cause, wall) = (drops.name(entry.job), Cause::Trigger, UnixMillis(0));
-            let (boot_ms, boot) = (0, BootId::UNKNOWN);
-            let took = Took { run, attempt, deadline, job, cause, wall, boot_ms, boot };
+            let took = took_before(entry, drops.name(entry.job));
             let records = match entry.state {
                 State::Tombstone => [Some(Record::Tombstone { run, attempt, deadline }), None],
                 State::Settled if deadline.0 != 0 => {
@@ -313,5 +308,45 @@ impl Agent {
         let wrote = spool.as_ref().and_then(Spool::budget).map(wrote);
         let runs = settled.chain(waiting).chain(running).chain(coming);
         journal.replace(boot.chain(runs).chain(done).chain(wrote));
+    }
+}
+
+/// Of a run that was accepted some time ago: when and why is not known any more.
+fn took_before<'a>(entry: &Entry, job: &'a str) -> Took<'a> {
+    Took {
+        run: entry.run,
+        attempt: entry.attempt,
+        deadline: entry.deadline,
+        job,
+        cause: Cause::Trigger,
+        wall: UnixMillis(0),
+        boot_ms: 0,
+        boot: BootId::UNKNOWN,
+    }
+}
+
+/// The end of a run whose result is nowhere.
+fn lost<'a>(took: &Took<'a>, note: &'a str) -> Finished<'a> {
+    Finished {
+        run: took.run,
+        attempt: took.attempt,
+        job: took.job,
+        cause: took.cause,
+        status: RunStatus::Lost,
+        exit: Exit::None,
+        started: took.wall,
+        boot: took.boot,
+        started_boot_ms: took.boot_ms,
+        clock: Clock::Untrusted,
+        duration_us: 0,
+        chunks: 0,
+        bytes: 0,
+        crc32c: 0,
+        stderr: b"",
+        note,
+        peak_rss_kib: 0,
+        cpu_us: 0,
+        truncated: false,
+        output_dropped: false,
     }
 }

@@ -11,7 +11,7 @@ use super::window::Wanted;
 use super::{
     DAY, Done, Durability, Errand, Health, IDLE, Lost, Moving, Needs, Placed, Spool, Work,
 };
-use crate::limits::{SYNC_AFTER, UNSYNCED_SEGMENTS};
+use crate::limits::{SPOOL_RETRY, SYNC_AFTER, UNSYNCED_SEGMENTS};
 use crate::outbox::{self, Outbox};
 use crate::resend::say_dropped;
 use fieldpost_wire::Seq;
@@ -80,6 +80,9 @@ impl Spool {
                 }
             }
             self.health = Health::Well;
+        }
+        if now >= self.delete_at {
+            self.doomed.extend(self.undeleted.drain(..));
         }
         if now >= self.budget.began + DAY {
             self.budget = super::Budget { began: now, used: 0 };
@@ -173,6 +176,7 @@ impl Spool {
         self.reached = self.spooled;
         self.moved_all = false;
         self.wants_room = None;
+        self.passed_by = None;
         self.fill_moved(rng)
             .and_then(|()| self.fill_marks(rng))
             .and_then(|()| self.fill_takes(rng))
@@ -263,6 +267,7 @@ impl Spool {
             if self.room_for(kind) < (self.draft.len() + need) as u64 {
                 self.reached = seq;
                 self.skipped = true;
+                self.passed_by.get_or_insert(seq);
                 self.want_room(kind);
                 continue;
             }
@@ -405,6 +410,13 @@ impl Spool {
                 if let Done::Failed(why) = done {
                     // What is in it may come again after a restart. The hub knows it.
                     log::warn!("a segment of the spool can't be deleted: {why}");
+                    self.doomed.retain(|&number| number != segment);
+                    if let Some(segment) = self.index.get_mut(segment) {
+                        segment.stay();
+                    }
+                    self.undeleted.push(segment);
+                    self.delete_at = now + SPOOL_RETRY;
+                    return;
                 }
                 self.doomed.retain(|&number| number != segment);
                 self.index.remove(segment);
@@ -412,8 +424,12 @@ impl Spool {
                 self.look_again();
             }
             (Errand::Load { segment }, Done::Read(bytes)) => self.loaded(segment, bytes),
-            (Errand::Empty { segment }, Done::Read(bytes)) => self.empty(segment, bytes),
+            (Errand::Empty { segment }, Done::Read(bytes)) => {
+                self.rescue(segment, bytes, outbox);
+                self.empty(segment, bytes);
+            }
             (Errand::Move { segment }, Done::Read(bytes)) => {
+                self.rescue(segment, bytes, outbox);
                 self.begin_moving(segment, bytes, HashSet::new());
             }
             (
@@ -433,7 +449,8 @@ impl Spool {
         self.budget.used += self.draft.len() as u64;
         self.appended_at = now;
         self.sync_at.get_or_insert(now + SYNC_AFTER);
-        self.spooled = self.reached;
+        // What found no room beside this is looked at again, to have room made for it.
+        self.spooled = self.passed_by.take().map_or(self.reached, |seq| Seq(seq.0 - 1));
         self.recover();
         let batch = std::mem::take(&mut self.batch);
         for placed in &batch {
@@ -511,6 +528,10 @@ impl Spool {
     /// All that is needed of a segment stands elsewhere: it goes once that is synced.
     fn retire(&mut self) {
         let Some(moving) = self.moving.take() else { return };
+        // All that is whole has moved.
+        let lost = self.index.get_mut(moving.from).map_or(0, Segment::abandon);
+        self.count_damaged(u64::from(lost));
+        self.lost_some |= lost > 0;
         if self.sync_at.is_some() {
             self.retiring.push(moving.from);
         } else {
@@ -555,6 +576,7 @@ impl Spool {
         known.busy = count > 0;
         let living = known.living();
         if lost > 0 {
+            self.lost_some = true;
             self.count_damaged(lost);
             log::error!("{lost} records of the spool are damaged");
         }
@@ -563,16 +585,26 @@ impl Spool {
         }
     }
 
+    /// Before a segment goes: if something in it is damaged, what of it is in memory is written again.
+    fn rescue(&mut self, number: u32, bytes: &[u8], outbox: &mut Outbox) {
+        let Some(known) = self.index.get(number) else { return };
+        if living(known, bytes).count() < usize::from(known.living()) {
+            outbox.unspool(number, |spot, kind| {
+                self.index.release(spot, of_outbox(kind));
+            });
+            self.look_at_all();
+        }
+    }
+
     /// Drops the output in a segment, or, if there is none, all else; the rest moves.
     fn empty(&mut self, number: u32, bytes: &[u8]) {
-        let Some(known) = self.index.get(number) else { return };
-        let live: Vec<Entry<'_>> = segment::read(bytes)
-            .filter_map(|found| match found {
-                Found::Record(_, entry) if known.is_live(entry.index) => Some(entry),
-                Found::Record(..) | Found::Bad(_) => None,
-            })
-            .collect();
+        let Some(known) = self.index.get_mut(number) else { return };
+        let live: Vec<Entry<'_>> = living(known, bytes).collect();
         let output = live.iter().any(|entry| entry.kind == Kind::Chunk);
+        if !output && known.forget_chunks() {
+            // The output that it was to be emptied of is damaged: there may be some elsewhere.
+            return;
+        }
         let ends = live.iter().filter(|entry| entry.kind == Kind::Finished);
         let ends: HashSet<_> = ends.map(|entry| (entry.run, entry.attempt)).collect();
         let mut cut = HashSet::new();
@@ -635,6 +667,7 @@ impl Spool {
         });
         let living = self.index.get(number).map_or(0, Segment::living);
         self.count_damaged(u64::from(living));
+        self.lost_some |= living > 0;
         self.unsynced.retain(|&other| other != number);
         self.look_at_all();
         if self.unsynced.is_empty() && self.active.is_none() {
@@ -647,6 +680,14 @@ impl Spool {
         self.index.remove(number);
         self.aside.push(number);
     }
+}
+
+/// The records of a segment that are needed, as far as they are whole.
+fn living<'a>(known: &Segment, bytes: &'a [u8]) -> impl Iterator<Item = Entry<'a>> {
+    segment::read(bytes).filter_map(|found| match found {
+        Found::Record(_, entry) if known.is_live(entry.index) => Some(entry),
+        Found::Record(..) | Found::Bad(_) => None,
+    })
 }
 
 /// Adds a record to what was lost.

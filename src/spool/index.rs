@@ -37,7 +37,7 @@ pub(crate) struct Segment {
     pub(crate) recovered: bool,
     /// It is in the window, or being emptied: not to be read now.
     pub(crate) busy: bool,
-    /// It is not deleted before a restart.
+    /// It is not deleted: see [`Segment::stay`].
     stays: bool,
     /// Not acked.
     live: Bits,
@@ -138,11 +138,23 @@ impl Segment {
         self.reports > 0
     }
 
-    /// What moved out of it may not be on disk elsewhere: it stays until a restart, and no other waits
-    /// for it to go.
+    /// It can't be deleted, or not before a restart, as what moved out of it may not be on disk
+    /// elsewhere. No other waits for it to go.
     pub(crate) fn stay(&mut self) {
         self.stays = true;
         self.outdated = 0;
+    }
+
+    /// None of its living records is output, whatever was counted. Says whether that is news.
+    pub(crate) fn forget_chunks(&mut self) -> bool {
+        std::mem::take(&mut self.chunks) > 0
+    }
+
+    /// What is left of it can't be read, and is forgotten. Gives how much that is.
+    pub(crate) fn abandon(&mut self) -> u16 {
+        (self.live, self.resident) = (Bits::default(), Bits::default());
+        (self.away, self.chunks, self.reports) = (0, 0, 0);
+        std::mem::take(&mut self.living)
     }
 
     pub(crate) fn stays(&self) -> bool {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use fieldpost_wire::{Entry, When};
+
 use super::*;
 use crate::limits::SEGMENT;
 use crate::spool::{self, Durability};
@@ -939,4 +941,292 @@ fn after_a_stall_of_a_slow_link_what_is_under_way_does_not_go_again() {
         assert!(world.tags.is_empty(), "{:?}", world.tags);
         world.ack(&[*tag]);
     }
+}
+
+// ---- a third reader ----
+
+/// A cron entry that is due at each tenth minute.
+fn tenth_minute(job: &'static str) -> Entry<'static> {
+    Entry { when: When::Cron("*/10 * * * *"), ..entry("e", job, 1) }
+}
+
+fn started_runs(world: &World) -> Vec<RunId> {
+    world.agent.runs.in_progress().map(|(_, active)| active.run.id).collect()
+}
+
+#[test]
+fn with_always_a_cron_entry_does_not_run_twice_across_a_power_cut() {
+    let mut world = World::welcomed(spooling(Durability::Always, 4 * MIB));
+    world.take_up(1, [tenth_minute("meter")]);
+    world.pass(360, true);
+    let first = started_runs(&world);
+    assert_eq!(first.len(), 1);
+    let slot = world.started[0];
+    world.end(slot, Exit::Code(0));
+    world.ack_all();
+    world.pass(60, true);
+    let mut world = world.power_cut(8);
+    world.meet_hub();
+    world.pass(60, true);
+    let second = started_runs(&world);
+    assert!(second.iter().all(|run| !first.contains(run)), "{first:?} {second:?}");
+}
+
+impl World {
+    /// A hub that takes all there is for so many times ten seconds. Gives whose ends it got.
+    fn hand_over(&mut self, times: usize) -> BTreeSet<RunId> {
+        let mut told = BTreeSet::new();
+        for _ in 0..times {
+            self.pass(10, true);
+            told.extend(self.finished().iter().map(|end| end.run));
+            let tags = std::mem::take(&mut self.tags);
+            self.said.clear();
+            self.ack(&tags);
+        }
+        told.extend(self.finished().iter().map(|end| end.run));
+        self.forget();
+        told
+    }
+}
+
+#[test]
+fn an_end_that_is_damaged_under_a_running_agent_is_told_all_the_same() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (one, two) = (world.started[0], world.started[1]);
+    world.lose_hub();
+    world.end(one, Exit::Code(0));
+    world.pass(10, false);
+    world.feed(two, 2 << 20);
+    world.end(two, Exit::Code(0));
+    world.pass(10, false);
+    // A bit of the first end flips.
+    let first = world.disk.files.values_mut().next().unwrap();
+    first[24 + 60 + 40] ^= 1;
+    world.find_hub();
+    let told = world.hand_over(300);
+    assert_eq!(world.spool_bytes(), 0);
+    world.query(1);
+    assert!(told.contains(&run(1)), "of {told:?}; the hub is told {:?}", world.states());
+}
+
+#[test]
+fn an_end_in_a_segment_that_can_not_be_read_is_told_all_the_same() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (one, two) = (world.started[0], world.started[1]);
+    world.lose_hub();
+    world.end(one, Exit::Code(0));
+    world.pass(10, false);
+    world.feed(two, 2 << 20);
+    world.end(two, Exit::Code(0));
+    world.pass(10, false);
+    world.disk.bad_reads = 1;
+    world.find_hub();
+    let told = world.hand_over(300);
+    assert_eq!(world.spool_bytes(), 0);
+    world.query(1);
+    assert!(told.contains(&run(1)), "of {told:?}; the hub is told {:?}", world.states());
+}
+
+#[test]
+fn always_keeps_to_its_bound_when_all_is_full() {
+    let when_full = WhenFull::RefuseNew;
+    let mut world = World::welcomed(Settings { when_full, ..spooling(Durability::Always, MIB) });
+    world.take_up(1, [entry("e", "noop", 1000)]);
+    world.lose_hub();
+    world.pass(30_000, false);
+    assert!(world.disk.bytes() as u64 <= MIB + 512 * 1024, "{}", world.disk.bytes());
+}
+
+#[test]
+fn beyond_the_daily_budget_a_program_does_not_wait_for_the_next_day() {
+    let mut world = World::welcomed(budgeted(100 * 1024));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    world.feed(slot, 1 << 20);
+    world.pass(3_600, false);
+    assert!(world.agent.runs.active(slot).unwrap().is_read(), "it waits for the next day");
+}
+
+fn ends_told(damaged: bool) -> usize {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.give(Input::Stdout { slot, bytes: &[7; 20] });
+    world.end(slot, Exit::Code(0));
+    world.trigger(2, "meter");
+    let two = world.started[1];
+    world.take_up(1, [entry("e", "noop", 1_000)]);
+    world.lose_hub();
+    world.pass(1_500, false);
+    if damaged {
+        let first = world.disk.files.values_mut().next().unwrap();
+        first[24 + 60 + 40] ^= 1;
+    }
+    world.take_up(2, []);
+    world.pass_until_connected();
+    world.welcome();
+    world.pass(5, true);
+    world.lose_hub();
+    world.feed(two, 2 << 20);
+    world.end(two, Exit::Code(0));
+    world.pass(10, false);
+    world.find_hub();
+    world.hand_over(300).len()
+}
+
+#[test]
+fn a_damaged_piece_of_output_costs_no_ends_when_the_spool_is_full() {
+    let (whole, damaged) = (ends_told(false), ends_told(true));
+    assert!(damaged + 1 >= whole, "{damaged} of {whole} ends are told");
+}
+
+#[test]
+fn a_segment_with_a_damaged_record_that_is_emptied_for_room_goes() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (one, two) = (world.started[0], world.started[1]);
+    world.lose_hub();
+    world.feed(one, 200 * 1024);
+    world.end(one, Exit::Code(0));
+    world.pass(10, false);
+    world.feed(two, 512 * 1024);
+    world.pass(10, false);
+    let first = world.disk.files.values_mut().next().unwrap();
+    first[40_000] ^= 1;
+    world.feed(two, 1 << 20);
+    world.end(two, Exit::Code(0));
+    world.pass(10, false);
+    world.find_hub();
+    let refused = world.strict_hub(60);
+    assert!(refused.is_empty());
+    assert_eq!((world.disk.bytes(), world.spool_bytes()), (0, 0));
+}
+
+#[test]
+fn what_could_not_be_deleted_is_deleted_when_the_disk_is_well_again() {
+    let mut world = spill();
+    world.trigger(1, "meter");
+    let slot = world.started[0];
+    world.lose_hub();
+    world.feed(slot, 2 << 20);
+    world.end(slot, Exit::Code(0));
+    world.pass(10, false);
+    world.disk.fails = true;
+    world.find_hub();
+    world.strict_hub(10);
+    world.disk.fails = false;
+    world.strict_hub(60);
+    assert_eq!((world.disk.bytes() as u64, world.agent.outbox.len()), (world.spool_bytes(), 0));
+    assert_eq!(world.disk.bytes(), 0);
+}
+
+#[test]
+fn what_the_journal_could_not_take_is_in_it_once_it_can() {
+    let mut world = World::welcomed(settings(jobs()));
+    let before = world.journal.len();
+    world.trigger_with(1, "meter", &[], 3_600);
+    assert_eq!(world.started.len(), 1);
+    // The runtime directory was full.
+    world.journal.truncate(before);
+    world.give(Input::Storage("the journal can't be written: No space left on device"));
+    world.pass(10, true);
+    // The next record found room.
+    world.give(Input::Storage(""));
+    world.pass(600, true);
+    let mut world = world.killed(identity(8));
+    world.pass_until_connected();
+    world.welcome();
+    world.trigger_with(1, "meter", &[], 3_600);
+    assert_eq!(world.started.len(), 0, "it is executed twice");
+}
+
+#[test]
+fn a_schedule_that_could_not_be_saved_runs_nothing_twice_after_a_kill() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.take_up(1, [tenth_minute("noop")]);
+    let file = world.schedule.clone();
+    world.take_up(2, [tenth_minute("noop"), entry("other", "noop", 3_600_000)]);
+    // The card was full, or read-only.
+    world.schedule = file;
+    world.pass(360, true);
+    let first: BTreeSet<_> = world.finished().iter().map(|end| end.run).collect();
+    assert_eq!(first.len(), 1);
+    world.ack_all();
+    world.pass(60, true);
+    let mut world = world.killed(identity(8));
+    world.forget();
+    world.pass_until_connected();
+    world.welcome();
+    world.pass(60, true);
+    let second: Vec<_> = world.finished().iter().map(|end| end.run).collect();
+    assert!(second.iter().all(|run| !first.contains(run)), "{first:?} {second:?}");
+}
+
+#[test]
+fn many_file_runs_that_are_acked_at_once_are_all_delivered() {
+    let mut all = jobs();
+    all.push(crate::job::tests::job("log", Kind::File { path: "/var/log/x".into() }));
+    let mut world = World::welcomed(settings(all));
+    for n in 1..=20 {
+        world.trigger(n, "log");
+        let slot = *world.started.last().unwrap();
+        world.give(Input::Stdout { slot, bytes: b"line\n" });
+        world.end(slot, Exit::None);
+    }
+    world.ack_all();
+    let delivered = world.done.iter().filter(|done| done.starts_with("delivered")).count();
+    assert_eq!(delivered, 20);
+}
+
+#[test]
+fn the_daily_budget_bounds_what_always_writes() {
+    let mut settings = spooling(Durability::Always, 4 * MIB);
+    settings.spool.as_mut().unwrap().write_budget = Some(20 * 1024);
+    let mut world = World::welcomed(settings);
+    world.take_up(1, [entry("e", "noop", 1000)]);
+    for _ in 0..600 {
+        world.pass(10, true);
+        world.ack_all();
+    }
+    assert!(world.written() < 25 * 1024, "{}", world.written());
+}
+
+#[test]
+fn output_that_finds_no_room_beside_an_end_that_does_gets_room_all_the_same() {
+    let mut world = World::welcomed(spooling(Durability::Spill, MIB));
+    world.trigger(1, "meter");
+    world.trigger(2, "meter");
+    let (one, two) = (world.started[0], world.started[1]);
+    world.lose_hub();
+    world.feed(one, 700 * 1024);
+    world.end(one, Exit::Code(0));
+    world.take_up(1, [entry("e", "noop", 1_000)]);
+    let anchor = world.boot;
+    let mut fed = Vec::new();
+    for second in 1..1_000 {
+        // A piece is due to go at the same moment as the end of a scheduled run.
+        world.boot = anchor + Duration::from_millis(second * 1_000 - 200);
+        world.give(Input::Tick);
+        let reads = world.agent.runs.active(two).unwrap().is_read();
+        if reads && second < 90 {
+            world.give(Input::Stdout { slot: two, bytes: &[7; 10_000] });
+        }
+        fed.push(reads);
+        world.boot = anchor + Duration::from_millis(second * 1_000);
+        world.give(Input::Tick);
+        world.boot += Duration::from_millis(100);
+        world.give(Input::Tick);
+    }
+    let stalls = fed.iter().filter(|fed| !**fed).count();
+    let unspooled = world.agent.outbox.unspooled(Seq(0), Seq(u64::MAX)).count();
+    assert!(
+        stalls < 10 && unspooled < 10,
+        "it waits for {stalls} of 1000 s, {unspooled} not on disk"
+    );
 }
