@@ -80,9 +80,9 @@ impl Files {
                 put_aside(&path);
                 continue;
             }
-            recovered.saw(number);
             if let Err(error) = read(&path, &mut self.buffer) {
                 log::error!("{} can't be read, and is set aside: {error}", path.display());
+                recovered.saw(number);
                 put_aside(&path);
                 continue;
             }
@@ -231,11 +231,12 @@ impl Files {
             Some((open, file)) if *open == segment => file.sync_data()?,
             Some(_) | None => File::open(self.path(segment))?.sync_data()?,
         }
-        if std::mem::take(&mut self.is_new)
+        if self.is_new
             && let Some(directory) = &self.lock
         {
             directory.sync_all()?;
         }
+        self.is_new = false;
         Ok(())
     }
 

@@ -105,7 +105,7 @@ impl Segment {
 
     /// A record stands in the file.
     pub(crate) fn add(&mut self, index: u16, kind: Kind, in_memory: bool) {
-        self.records = self.records.max(index + 1);
+        self.records = self.records.max(index.saturating_add(1));
         if self.live.has(index) {
             return;
         }

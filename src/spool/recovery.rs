@@ -39,7 +39,7 @@ pub struct Recovered {
     pub(crate) outboxes: Vec<OutboxId>,
     /// Damaged places.
     pub(crate) bad: u64,
-    /// The highest number that any file had.
+    /// The highest number that is used.
     pub(crate) highest: u32,
     /// Why the directory can't be used.
     pub(crate) trouble: String,
@@ -72,14 +72,13 @@ impl Recovered {
         self.trouble = why.to_owned();
     }
 
-    /// A file with this number is there, whatever is in it: the number is not used again.
+    /// A file with this number stays there: the number is not used again.
     pub fn saw(&mut self, number: u32) {
         self.highest = self.highest.max(number);
     }
 
     /// Takes in a segment. They are given in the order of their numbers.
     pub fn add(&mut self, number: u32, bytes: &[u8]) -> Verdict {
-        self.saw(number);
         let mut verdict = Verdict { keep: bytes.len(), bad: Vec::new(), useful: false };
         let salt = segment::read_head(bytes).map_or(0, |(_, salt)| salt);
         let mut segment = Segment::new(number, salt);
@@ -130,7 +129,9 @@ impl Recovered {
             }
         }
         segment.bytes = verdict.keep as u32; // not longer than SEGMENT
+        // What is no segment says nothing of the numbers that are used.
         if verdict.useful {
+            self.saw(number);
             self.segments.push(segment);
         }
         verdict

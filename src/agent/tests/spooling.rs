@@ -1230,3 +1230,16 @@ fn output_that_finds_no_room_beside_an_end_that_does_gets_room_all_the_same() {
         "it waits for {stalls} of 1000 s, {unspooled} not on disk"
     );
 }
+
+#[test]
+fn a_file_that_is_no_segment_takes_no_numbers() {
+    let mut world = spill();
+    world.disk.files.insert(0xefff_ffff, b"not a segment".to_vec());
+    let mut world = world.killed(identity(8));
+    world.pass_until_connected();
+    world.welcome();
+    world.lose_hub();
+    world.trigger(1, "noop");
+    world.pass(8, false);
+    assert!(world.disk.files.keys().any(|number| *number < 100), "{:?}", world.disk.files.keys());
+}
