@@ -275,6 +275,9 @@ impl Hub {
     #[must_use]
     pub fn new(settings: Settings, restored: Restored, now: Now) -> Self {
         let counter = restored.nodes.iter().map(|node| node.regrouped).max().unwrap_or(0);
+        // A store that went back to a snapshot is of the same epoch: what is set from now on is to be later
+        // than what it had set after that.
+        let counter = counter.max(now.wall.0);
         let epoch = restored.identity.epoch;
         let mut clients = clients::Clients::default();
         clients.replace(settings.clients.clone());

@@ -288,6 +288,17 @@ pub enum Select {
     All(bool),
 }
 
+impl Select {
+    /// With its first hundred names only: what is shown of a run must fit a frame with room for more.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if let Self::Nodes(names) | Self::Groups(names) = &mut self {
+            names.truncate(100);
+        }
+        self
+    }
+}
+
 /// One node of an import.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

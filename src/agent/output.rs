@@ -205,6 +205,11 @@ impl Agent {
                 let longest = self.runs.longest(slot, self.now.boot);
                 Some(RunState::Running { longest_ms: millis(longest) })
             }
+            // What is acked is not on its way any more. A hub that asks for it after its deadline went back
+            // to a backup, and would wait for ever.
+            State::Settled if !first && self.hub_time.is_over(self.now.boot, entry.deadline) => {
+                Some(RunState::Unknown)
+            }
             State::Coming | State::Settled => (!first).then_some(RunState::Coming),
             State::Tombstone => Some(RunState::Cancelled),
             State::Busy => {

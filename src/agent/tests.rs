@@ -688,3 +688,16 @@ fn the_journal_stays_small() {
     assert_eq!(world.finished().len(), 20_000);
     assert!(most < 300_000, "{most}");
 }
+
+#[test]
+fn a_run_that_is_settled_is_coming_no_more_once_its_deadline_is_over() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.trigger_with(1, "noop", &[], 60);
+    assert_eq!(world.statuses(), [(1, Status::Ok)]);
+    world.ack_all();
+    world.pass(3_600, true);
+    world.forget();
+    // The hub went back to a backup from before the result: it waits for what it had acked.
+    world.query(1);
+    assert_eq!(world.states(), [(1, "unknown")]);
+}

@@ -37,6 +37,16 @@ impl Clients {
         changed.map(|(key, _)| key).collect()
     }
 
+    /// Keys of clients that see nodes of one of these groups because they are in it.
+    pub fn of_groups(&self, groups: &[Name]) -> Vec<String> {
+        let sees = |client: &Client| {
+            client.selectors.iter().flatten().any(
+                |selector| matches!(selector, Selector::Group(group) if groups.contains(group)),
+            )
+        };
+        self.list.iter().filter(|(_, client)| sees(client)).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether this key is a client's.
     pub fn knows(&self, key: &str) -> bool {
         self.list.iter().any(|(known, _)| known == key)

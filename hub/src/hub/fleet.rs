@@ -280,6 +280,11 @@ impl Hub {
         if let Some(mut groups) = groups {
             groups.sort();
             groups.dedup();
+            // Who saw it because of these may listen to it still: its subscriptions are judged anew.
+            record.groups.retain(|left| !groups.contains(left));
+            for client in self.clients.of_groups(&record.groups) {
+                self.outputs.cut(&client);
+            }
             record.groups = groups;
             record.regrouped = self.schedules.next_counter();
         }
@@ -391,7 +396,11 @@ impl Hub {
 
     /// Old keys whose overlap is over go.
     pub(super) fn expire_keys(&mut self) {
-        for (_, key) in self.nodes.overdue_keys(self.time.time()) {
+        // It can't be taken back: a clock that may be ahead is no reason.
+        if self.upkeep.doubts(self.time.moment()) {
+            return;
+        }
+        for (_, key) in self.nodes.overdue_keys(self.time.for_ages()) {
             self.revoke(key.key);
         }
     }

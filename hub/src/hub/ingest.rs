@@ -345,6 +345,7 @@ impl Hub {
         node.record.groups.dedup();
         node.record.regrouped = counter;
         let record = node.record.clone();
+        self.nodes.regrouped();
         self.pipeline.change(Change::Node(record));
         self.schedules_changed(&[id]);
     }
@@ -382,6 +383,17 @@ impl Hub {
         let node = self.nodes.get(id);
         if !self.schedules.is_due(node, held) {
             return;
+        }
+        let version = self.schedules.version(node);
+        if held.epoch == version.epoch
+            && held.counter > version.counter
+            && self.pipeline.failing.is_none()
+        {
+            log::warn!("{} has a later schedule than this store: it is replaced", node.record.name);
+            let record = self.schedules.rise_above(held);
+            self.pipeline.change(Change::Schedule(record));
+            let all: Vec<NodeId> = self.nodes.iter().map(|node| node.record.id).collect();
+            return self.schedules_changed(&all);
         }
         let mut body = vec![0; limits::BODY];
         match self.schedules.encode(node, &mut body) {

@@ -99,6 +99,7 @@ pub struct Nodes {
     revoked: HashMap<Key, ()>,
     pending: BTreeMap<Key, Pending>,
     pending_order: VecDeque<Key>,
+    version: u64,
 }
 
 impl Node {
@@ -276,6 +277,16 @@ impl Nodes {
         nodes
     }
 
+    /// Another one whenever a node is new or its groups are different.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// A node's groups are different.
+    pub fn regrouped(&mut self) {
+        self.version += 1;
+    }
+
     /// The id that the next new node gets.
     pub fn next_id(&self) -> NodeId {
         NodeId(u32::try_from(self.list.len()).unwrap_or(u32::MAX) + 1)
@@ -283,6 +294,7 @@ impl Nodes {
 
     /// A node is new, or its record is different.
     pub fn insert(&mut self, record: NodeRecord) {
+        self.version += 1;
         self.by_key.retain(|_, (node, _)| *node != record.id);
         for key in &record.keys {
             self.by_key.insert(key.key, (record.id, key.until));

@@ -32,6 +32,9 @@ impl Hub {
         let consumer = request.consumer.as_deref().map(parse_name).transpose()?;
         let committed = consumer.as_ref().and_then(|name| self.consumers.get(name));
         let after = request.after.or(committed.map(|record| record.offset)).unwrap_or(0);
+        if let Some(name) = &consumer {
+            self.seen(name, rights);
+        }
         let mut jobs =
             request.jobs.iter().map(|job| parse_name(job)).collect::<Result<Vec<_>, _>>()?;
         if let Some(job) = jobs.iter().find(|job| !rights.job(job)) {
@@ -47,18 +50,39 @@ impl Hub {
         if let Some(id) = nodes.iter().find(|id| !rights.node(self.nodes.get(**id))) {
             return Err(self.node_hidden(rights, *id));
         }
+        let mut limited = None;
         if nodes.is_empty() && !rights.all_nodes() {
-            let seen = self.nodes.iter().filter(|node| rights.node(node));
-            nodes = seen.map(|node| node.record.id).chain([NOBODY]).collect();
+            nodes = self.seen_by(rights);
+            limited = Some((Box::new(rights.clone()), self.nodes.version()));
         }
         if request.wait_ms > 0 && !self.waiters.has_room() {
             return Err(Refusal::new("busy", "too many requests wait; ask again later"));
         }
         let until = self.time.moment().plus_ms(request.wait_ms.min(LONGEST_WAIT_MS));
         let limit = request.limit.clamp(1, MOST_ROWS);
-        let reader = Reader { to: to.clone(), after, limit, jobs, nodes, until };
+        let reader = Reader { to: to.clone(), after, limit, jobs, nodes, limited, until };
         self.pipeline.ask(reader.query(), Ask::Results(reader));
         Ok(())
+    }
+
+    /// A consumer reads, also where there is nothing to commit: it is not idle. Written down once an hour.
+    fn seen(&mut self, name: &Name, rights: &Rights) {
+        const HOUR_MS: u64 = 60 * 60 * 1000;
+        let time = self.time.time();
+        if self.owner_of(name, rights, false).is_err() || self.pipeline.failing.is_some() {
+            return;
+        }
+        if let Some(record) = self.consumers.get_mut(name)
+            && time.ms_since(record.seen) >= HOUR_MS
+        {
+            record.seen = time;
+            self.pipeline.change(Change::Consumer(record.clone()));
+        }
+    }
+
+    fn seen_by(&self, rights: &Rights) -> Vec<NodeId> {
+        let seen = self.nodes.iter().filter(|node| rights.node(node));
+        seen.map(|node| node.record.id).chain([NOBODY]).collect()
     }
 
     pub(super) fn answer_results(
@@ -67,6 +91,15 @@ impl Hub {
         records: &[ResultRecord],
         scanned: u64,
     ) {
+        // Nodes have come or changed their groups since it asked: what these said may have been passed over.
+        if let Some((rights, version)) = &mut reader.limited
+            && *version != self.nodes.version()
+        {
+            *version = self.nodes.version();
+            let rights = rights.clone();
+            reader.nodes = self.seen_by(&rights);
+            return self.pipeline.ask(reader.query(), Ask::Results(reader));
+        }
         let waits = reader.until > self.time.moment() && !self.stopping;
         if records.is_empty() && waits {
             reader.after = reader.after.max(scanned);

@@ -276,9 +276,14 @@ pub fn check_origin(origin: &str) -> Result<(), Refusal> {
 
 /// How many of these rows fit a frame, serialized.
 pub fn how_many_fit<T: Serialize>(rows: &[T]) -> usize {
+    how_many_fit_beside(0, rows)
+}
+
+/// How many of these rows fit a frame beside so many bytes, serialized.
+pub fn how_many_fit_beside<T: Serialize>(taken: usize, rows: &[T]) -> usize {
     /// What is left for the rest of the answer.
     const REST: usize = 4 * 1024;
-    let mut room = protocol::FRAME - REST;
+    let mut room = (protocol::FRAME - REST).saturating_sub(taken);
     rows.iter()
         .take_while(|row| {
             let length = serde_json::to_string(row).map_or(usize::MAX, |text| text.len() + 1);

@@ -58,6 +58,18 @@ impl Schedules {
         self.counter
     }
 
+    /// A node holds a later version of this epoch than any of ours: the store went back to a snapshot. From
+    /// now on all of ours are later than that one. Gives what to store.
+    pub fn rise_above(&mut self, held: ScheduleVersion) -> ScheduleRecord {
+        self.counter = self.counter.max(held.counter);
+        let counter = self.next_counter();
+        let none = || Set { counter, changed: UnixMillis(0), entries: Vec::new() };
+        let set = self.sets.entry(Scope::All).or_insert_with(none);
+        set.counter = counter;
+        let entries = serde_json::to_string(&set.entries).expect("our own types serialize");
+        ScheduleRecord { scope: Scope::All, counter, changed: set.changed, entries }
+    }
+
     /// Replaces the schedule of a scope; gives what to store, or nothing if it is the same.
     pub fn set(
         &mut self,

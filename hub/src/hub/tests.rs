@@ -60,6 +60,8 @@ struct World {
     moment: u64,
     /// Commits are done by hand.
     held: bool,
+    /// The wall clock was set back by so much since the start.
+    back: u64,
 }
 
 fn settings() -> Settings {
@@ -84,7 +86,7 @@ impl World {
     fn with(settings: Settings, mut store: Memory, moment: u64) -> Self {
         let restored = store.restore().unwrap();
         let hub = Hub::new(settings, restored, Self::at(moment));
-        Self { hub, store, moment, held: false }
+        Self { hub, store, moment, held: false, back: 0 }
     }
 
     /// A world with the node `gw` (key A), which said Hello and offers `job` and `ping`.
@@ -104,7 +106,8 @@ impl World {
     }
 
     fn now(&self) -> Now {
-        Self::at(self.moment)
+        let Now { moment, wall } = Self::at(self.moment);
+        Now { moment, wall: UnixMillis(wall.0 - self.back) }
     }
 
     fn handle(&mut self, input: Input<'_>) -> Sent {
@@ -1153,4 +1156,300 @@ fn a_submit_that_the_hub_forgot_is_refused_once_its_nodes_may_have_forgotten_it_
     world.pass(600_001);
     let sent = world.ask(submit);
     assert_eq!((sent.kinds(), &sent.reply()["error"]["code"]), (vec![], &json!("too_old")));
+}
+
+// ---- review ----
+
+/// Another key than A and B.
+fn key_of(number: u16) -> String {
+    let mut bytes = [7; 32];
+    bytes[..2].copy_from_slice(&number.to_be_bytes());
+    fieldpost_sockets::PublicKey(bytes).to_string()
+}
+
+#[test]
+fn a_page_of_a_run_on_nodes_that_were_named_fits_a_frame() {
+    let mut world = World::new();
+    let name = |n: u16| format!("gateway-berlin-nord-{n:04}");
+    for block in 0..4 {
+        let nodes: Vec<_> = (block * 100..(block + 1) * 100)
+            .map(|n| json!({ "node": name(n), "key": key_of(n), "groups": [] }))
+            .collect();
+        let import = json!({ "op": "nodes.import", "nodes": nodes });
+        assert_eq!(world.ask(import).code(), "ok");
+    }
+    let names: Vec<_> = (0..400).map(name).collect();
+    let submit = json!({ "op": "submit", "job": "job", "select": { "nodes": names } });
+    assert_eq!(world.ask(submit).code(), "ok");
+    let run = world.run();
+    for n in 0..400 {
+        world.report(&key_of(n), Some(1), &finished(run, Status::Ok, 0));
+    }
+    let mut after = Value::Null;
+    let mut seen = 0;
+    loop {
+        let sent = world.ask(json!({ "op": "runs", "run_id": run, "limit": 200, "after": after }));
+        let reply = sent.reply();
+        let length = reply.to_string().len();
+        assert!(length <= crate::protocol::FRAME, "the reply has {length} bytes");
+        seen += reply["nodes"].as_array().unwrap().len();
+        after = reply["next"].clone();
+        if after.is_null() {
+            break;
+        }
+    }
+    assert_eq!(seen, 400);
+}
+
+#[test]
+fn a_long_selector_does_not_end_the_list_of_runs() {
+    let mut world = World::with_node();
+    let (oldest, _) = world.submit();
+    world.pass(1_000);
+    let names = vec!["gw"; 11_700];
+    let long = json!({ "op": "submit", "job": "job", "select": { "nodes": names } });
+    assert_eq!(world.ask(long).code(), "ok");
+    world.pass(1_000);
+    world.submit();
+    let (mut listed, mut before) = (Vec::new(), Value::Null);
+    loop {
+        let sent = world.ask(json!({ "op": "runs", "before": before }));
+        let reply = sent.reply();
+        listed.extend(reply["runs"].as_array().unwrap().iter().map(|row| row["run_id"].clone()));
+        before = reply["next"].clone();
+        if before.is_null() {
+            break;
+        }
+    }
+    assert_eq!(listed.len(), 3);
+    assert_eq!(listed[2], oldest.to_string());
+}
+
+#[test]
+fn who_is_limited_to_a_group_reads_what_a_node_says_that_joined_it_meanwhile() {
+    let mut world = World::with_node();
+    let berlin = Selector::Group("berlin".parse().unwrap());
+    reload(&mut world, client(Role::Read, None, Some(berlin)));
+    let who = Who::Key(B);
+    let poll = |after: u64| json!({ "op": "results", "after": after, "wait_ms": 20_000 });
+    assert!(world.ask_as(who, poll(0)).replies.is_empty(), "it waits");
+    let key = key_of(1);
+    world.ask(json!({ "op": "nodes.accept", "key": key, "node": "gw-2", "groups": ["berlin"] }));
+    let run = RunId::v7(UnixMillis(WALL), [4; 10]);
+    let mut sent = world.report(&key, Some(1), &finished(run, Status::Ok, 0));
+    sent.replies.extend(world.pass(20_000).replies);
+    let told = sent.reply();
+    if told["results"] == json!([]) {
+        let next = told["next"].as_u64().unwrap();
+        let sent = world.ask_as(who, json!({ "op": "results", "after": next }));
+        assert_eq!(sent.reply()["results"][0]["node"], "gw-2", "passed over: {told}");
+    } else {
+        assert_eq!(told["results"][0]["node"], "gw-2");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_right_within_the_hour_removes_nothing() {
+    let mut world = World::with_node();
+    for seq in 1..=5 {
+        let (run, _) = world.submit();
+        world.report(A, Some(seq), &finished(run, Status::Ok, 0));
+    }
+    let sixty_days = 60 * 24 * 60 * 60 * 1000;
+    let mut world = World::with(settings(), world.store, world.moment + sixty_days);
+    world.pass(60_000);
+    world.back = sixty_days; // NTP
+    world.pass(3 * 60 * 60 * 1000);
+    assert_eq!(world.store.results().count(), 5, "they are three hours old, and a day is kept");
+}
+
+#[test]
+fn a_clock_that_was_set_right_ends_no_overlap_of_keys() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let week = 7 * 24 * 60 * 60 * 1000;
+    let rekey = json!({ "op": "nodes.rekey", "node": "gw", "key": B, "overlap_ms": week });
+    assert_eq!(world.ask(rekey).code(), "ok");
+    let sixty_days = 60 * 24 * 60 * 60 * 1000;
+    let mut world = World::with(settings(), world.store, world.moment + sixty_days);
+    world.pass(60_000);
+    world.back = sixty_days; // NTP
+    world.pass(60_000);
+    // An operator starts the hub anew, with its clock right.
+    let mut world = World::with(settings(), world.store, world.moment - sixty_days);
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert!(sent.kinds().contains(&"welcome"), "the device does not have its new key yet");
+}
+
+#[test]
+fn a_cancel_repeated_is_one_cancel() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    for _ in 0..100 {
+        world.ask(json!({ "op": "cancel", "run_id": run, "nodes": ["gw", "gw"] }));
+    }
+    assert_eq!(world.store.triggers().next().unwrap().cancelled_nodes, [NodeId(1)]);
+}
+
+#[test]
+fn a_node_that_left_the_group_is_watched_no_more_by_who_is_limited_to_it() {
+    let mut world = World::with_node();
+    let berlin = Selector::Group("berlin".parse().unwrap());
+    reload(&mut world, client(Role::Read, None, Some(berlin)));
+    let who = Who::Key(B);
+    assert!(world.hub.may_watch(world.now(), who, b"node/gw/"));
+    let mut sent =
+        world.ask(json!({ "op": "nodes.accept", "key": A, "node": "gw", "groups": ["paris"] }));
+    assert!(!world.hub.may_watch(world.now(), who, b"node/gw/"));
+    world.handle(Input::Unwatched { side: Side::Remote, topic: b"node/gw/" });
+    let (run, _) = world.submit();
+    let told = world.report(A, Some(1), &finished(run, Status::Ok, 0)).events;
+    sent.events.extend(told);
+    let cut = sent.cuts.contains(&B.to_owned());
+    assert!(cut || sent.events.is_empty(), "{:?}", sent.events);
+}
+
+#[test]
+fn a_consumer_that_reads_is_seen() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    world.ask(json!({ "op": "results.commit", "consumer": "etl", "offset": 1 }));
+    for _ in 0..8 {
+        world.pass(24 * 60 * 60 * 1000);
+        let sent = world.ask(json!({ "op": "results", "consumer": "etl" }));
+        assert_eq!(sent.reply()["results"], json!([]), "there is nothing to commit");
+    }
+    let sent = world.ask(json!({ "op": "status" }));
+    assert_eq!(sent.reply()["consumers"][0]["idle"], false);
+    for seq in 2..=3 {
+        let (run, _) = world.submit();
+        world.report(A, Some(seq), &finished(run, Status::Ok, 0));
+    }
+    world.pass(2 * 24 * 60 * 60 * 1000); // a weekend
+    let sent = world.ask(json!({ "op": "results", "consumer": "etl" }));
+    assert_eq!(sent.reply()["results"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_run_that_closes_while_it_is_asked_about_is_not_told_as_waiting() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.state(run, RunState::Running { longest_ms: 60_000 });
+    world.held = true;
+    world.ask(json!({ "op": "runs", "run_id": run }));
+    let batch = world.hub.take_batch().unwrap();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let outcome = world.store.commit(&batch);
+    world.hub.handle(world.now(), Input::Committed { batch, outcome });
+    let sent = world.commit();
+    let row = &sent.reply()["nodes"][0];
+    assert_ne!(row["state"], "waiting", "it was running before: {}", sent.reply());
+}
+
+#[test]
+fn output_in_many_short_chunks_comes_in_pages_that_fit_a_frame() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    // A line each second for half an hour: the agent sends a chunk when it is 200 ms old.
+    let line = "temperature 21.4 C\n";
+    for index in 0..1_800 {
+        let attempt = Attempt(1);
+        let output = OutputReport { run, attempt, index, bytes: line.as_bytes() };
+        world.report(A, Some(u64::from(index) + 1), &Report::Output(output));
+    }
+    world.report(A, Some(1_801), &finished(run, Status::Ok, 1_800));
+    let (mut from, mut chunks) = (json!(0), 0);
+    while !from.is_null() {
+        let ask = json!({ "op": "output", "run_id": run, "node": "gw", "from": from });
+        let sent = world.ask(ask);
+        let reply = sent.reply();
+        let length = reply.to_string().len();
+        assert!(length <= crate::protocol::FRAME, "the reply has {length} bytes");
+        chunks += reply["chunks"].as_array().unwrap().len();
+        from = reply["next"].clone();
+    }
+    assert_eq!(chunks, 1_800);
+}
+
+#[test]
+fn all_output_of_a_run_that_was_lost_can_be_read() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    for index in 0..5 {
+        let attempt = Attempt(1);
+        let output = OutputReport { run, attempt, index, bytes: &[b'x'; 16_384] };
+        let tag = Tag { outbox: OutboxId([3; 16]), seq: Seq(u64::from(index) + 1) };
+        let mut room = [0; 20_000];
+        let body = Report::Output(output).encode(Some(tag), &mut room).unwrap();
+        world.handle(Input::Report { key: A, body });
+    }
+    // The agent was killed; its next start tells of the run.
+    world.report(A, Some(6), &finished(run, Status::Lost, 0));
+    let (mut from, mut chunks) = (json!(0), 0);
+    while !from.is_null() {
+        let ask = json!({ "op": "output", "run_id": run, "node": "gw", "from": from });
+        let sent = world.ask(ask);
+        chunks += sent.reply()["chunks"].as_array().unwrap().len();
+        from = sent.reply()["next"].clone();
+    }
+    assert_eq!(chunks, 5);
+}
+
+/// The schedule that was sent last, and its version.
+fn schedule_in(sent: &Sent) -> Option<(ScheduleVersion, Vec<String>)> {
+    sent.commands.iter().rev().find_map(|(_, body)| match Command::decode(body).unwrap() {
+        Command::Schedule(schedule) => {
+            let ids = schedule.entries.iter().map(|entry| entry.id.to_owned()).collect();
+            Some((schedule.version, ids))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_hub_that_went_back_to_a_snapshot_gets_its_schedule_to_a_node_that_had_a_later_one() {
+    for sets_another in [false, true] {
+        let mut world = World::with_node();
+        let set = |id: &str| {
+            json!({ "op": "schedule.set", "select": { "all": true },
+                    "entries": [{ "id": id, "job": "job", "every_ms": 5_000 }] })
+        };
+        world.ask(set("one"));
+        // A snapshot of the file system: as good as `fieldpost backup`, says OPERATING.md.
+        let snapshot = world.store.clone();
+        let (mut held, mut entries) = schedule_in(&world.ask(set("two"))).unwrap();
+        assert_eq!(entries, ["two"]);
+        let mut world = World::with(settings(), snapshot, world.moment + 60_000);
+        let mut wanted = "one";
+        if sets_another {
+            world.ask(set("three"));
+            wanted = "three";
+        }
+        for _ in 0..5 {
+            let jobs = List::empty();
+            let report = Report::Hello(Hello {
+                start: StartId([1; 16]),
+                node: "gw",
+                agent: "0.1",
+                groups: List::empty(),
+                jobs,
+                partial: false,
+                schedule: held,
+                outboxes: List::empty(),
+            });
+            let sent = world.report(A, None, &report);
+            // As the agent does: "within an epoch a higher counter does; an older one is ignored".
+            if let Some((version, ids)) = schedule_in(&sent)
+                && (version.epoch != held.epoch || version.counter > held.counter)
+            {
+                (held, entries) = (version, ids);
+            }
+        }
+        let shown = world.ask(json!({ "op": "nodes.show", "node": "gw" }));
+        let shown = &shown.reply()["node"]["schedule"];
+        assert_eq!(entries, [wanted], "the hub says {shown}");
+        assert_eq!(shown["up_to_date"], true);
+    }
 }

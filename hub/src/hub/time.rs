@@ -51,6 +51,12 @@ impl Time {
         self.time
     }
 
+    /// What ages are measured by: the earlier of the two clocks. Where the wall clock was set back, the hub's
+    /// time is ahead for long.
+    pub fn for_ages(&self) -> UnixMillis {
+        self.time.min(self.wall)
+    }
+
     /// The moment now.
     pub fn moment(&self) -> Moment {
         self.moment

@@ -265,6 +265,8 @@ impl Triggers {
             } else if !record.cancelled_nodes.is_empty() {
                 record.cancelled_nodes.extend_from_slice(nodes);
             }
+            record.cancelled_nodes.sort_unstable();
+            record.cancelled_nodes.dedup();
             cx.pipeline.change(Change::Cancelled {
                 run,
                 time: cx.time.time(),

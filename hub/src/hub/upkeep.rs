@@ -75,6 +75,11 @@ impl Upkeep {
         ago
     }
 
+    /// Whether this clock is doubted.
+    pub fn doubts(&self, now: Moment) -> bool {
+        self.ages_from > now
+    }
+
     /// When something is due.
     pub fn next_deadline(&self) -> Moment {
         let probe = self.probes.front().map_or(self.beacon, |(at, _)| *at);
@@ -145,7 +150,7 @@ impl Hub {
         }
         self.upkeep.sweeping = true;
         let retention = self.settings.retention;
-        let time = self.time.time();
+        let time = self.time.for_ages();
         let age = if self.upkeep.ages_from > self.time.moment() {
             u64::MAX
         } else {

@@ -25,6 +25,8 @@ pub struct Reader {
     pub jobs: Vec<Name>,
     /// On these nodes.
     pub nodes: Vec<NodeId>,
+    /// Whose nodes these are, where they are all that it may see; and as of which [`super::nodes::Nodes::version`].
+    pub limited: Option<(Box<Rights>, u64)>,
     /// Until then.
     pub until: Moment,
 }

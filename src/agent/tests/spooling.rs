@@ -124,7 +124,7 @@ fn a_spooled_result_survives_a_power_cut_and_keeps_its_outbox_and_seq() {
     world.meet_hub();
     assert_eq!(world.statuses(), [(1, Status::Ok)]);
     world.query(1);
-    assert_eq!(world.states(), [(1, "coming")]);
+    assert_eq!(world.states(), [(1, "unknown")], "it is acked, and its deadline long over");
     assert_eq!(world.agent.spool.as_ref().unwrap().bytes(), 0);
     let mut world = spill();
     world.trigger(1, "noop");

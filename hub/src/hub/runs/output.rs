@@ -8,7 +8,7 @@ use super::{job_not_allowed, page_nodes, unknown_run};
 use crate::hub::Hub;
 use crate::hub::clients::Rights;
 use crate::hub::pipeline::ReplyTo;
-use crate::hub::requests::Ask;
+use crate::hub::requests::{Ask, how_many_fit};
 use crate::protocol::{self, Refusal, result_row};
 use crate::store::{NodeId, Query, ResultRecord, TriggerRecord};
 
@@ -90,25 +90,28 @@ impl Hub {
                 return self.refuse(to, &refusal);
             }
         }
-        let reached = chunks.last().map_or(from, |(index, _)| index + 1);
-        let total = result.and_then(|record| {
-            let row = result_row(record, "")?;
-            Some((row.chunk_count(), row.output_dropped()))
-        });
-        let complete = total.is_some();
-        let next = match total {
-            // Nothing more will come.
-            Some((_, true)) if chunks.is_empty() => None,
-            Some((total, _)) if reached >= total => None,
-            Some(_) if chunks.is_empty() => None,
-            _ => Some(reached),
-        };
         let rows: Vec<_> = chunks
             .iter()
             .map(|(index, bytes)| {
                 serde_json::json!({ "index": index, "data": BASE64_STANDARD.encode(bytes) })
             })
             .collect();
+        // Of short chunks there are many, and each costs more than its bytes.
+        let rows = &rows[..how_many_fit(&rows)];
+        let chunks = &chunks[..rows.len()];
+        let reached = chunks.last().map_or(from, |(index, _)| index + 1);
+        let total = result.and_then(|record| {
+            let row = result_row(record, "")?;
+            Some(row.chunk_count())
+        });
+        let complete = total.is_some();
+        let next = match total {
+            // Nothing more will come.
+            Some(_) if chunks.is_empty() => None,
+            // Of a run that was lost there may be more than its end says.
+            Some(total) if reached == total => None,
+            _ => Some(reached),
+        };
         let fields = serde_json::json!({
             "attempt": attempt, "chunks": rows, "next": next, "complete": complete,
         });

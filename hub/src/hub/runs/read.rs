@@ -7,10 +7,10 @@ use super::{Content, job_not_allowed, page_nodes, parse_name};
 use crate::hub::Hub;
 use crate::hub::clients::Rights;
 use crate::hub::pipeline::ReplyTo;
-use crate::hub::requests::{Ask, how_many_fit};
+use crate::hub::requests::{Ask, how_many_fit, how_many_fit_beside};
 use crate::hub::waiters::RunWaiter;
 use crate::protocol::{
-    LONGEST_WAIT_MS, MOST_ROWS, Refusal, ResultRow, Runs, State, Until, result_row,
+    LONGEST_WAIT_MS, MOST_ROWS, Refusal, ResultRow, Runs, Select, State, Until, result_row,
 };
 use crate::store::{NodeId, Query, ResultRecord, Source, Tally, TriggerRecord};
 
@@ -140,20 +140,21 @@ impl Hub {
                     },
                     state: match &result {
                         Some(_) => None,
-                        None => Some(target.map_or(State::Waiting, |target| target.word())),
+                        // It is over, and being stored.
+                        None => Some(target.map_or(State::Coming, |target| target.word())),
                     },
                     result,
                 })
             })
             .collect();
-        let fit = how_many_fit(&rows);
-        let rows = &rows[..fit.max(1).min(rows.len())];
-        let cut = rows.last().filter(|_| fit < page.len()).map(|row| row.node);
-        let next = cut.or_else(|| next.map(|id| &*self.nodes.get(id).record.name));
         let mut fields = match &trigger {
             Some(record) => self.head(record),
             None => serde_json::json!({ "run_id": first }),
         };
+        let fit = how_many_fit_beside(fields.to_string().len(), &rows);
+        let rows = &rows[..fit.max(1).min(rows.len())];
+        let cut = rows.last().filter(|_| fit < page.len()).map(|row| row.node);
+        let next = cut.or_else(|| next.map(|id| &*self.nodes.get(id).record.name));
         // At the top `ok` is the envelope's.
         if let Some(fields) = fields.as_object_mut() {
             let tally = ["ok", "failed", "open"]
@@ -181,7 +182,7 @@ impl Hub {
             "run_id": record.run,
             "job": &*record.job,
             "args": content.args,
-            "select": content.select,
+            "select": content.select.map(Select::cut),
             "client": record.client,
             "origin": content.origin,
             "submitted_ms": record.submitted.0,

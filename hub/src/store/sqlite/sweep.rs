@@ -1,26 +1,49 @@
 //! Old rows go, a bounded number in one commit.
 
 use fieldpost_wire::{RunId, UnixMillis};
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, OptionalExtension as _, Result, params};
 
 use crate::store::{LATE_MS, Sweep};
 
-/// Removes what goes; gives how many results that were.
+/// Removes what goes; gives how many results that were, or, where as many as may go in one commit went
+/// before any result, how many of these.
 pub fn sweep(db: &Connection, sweep: &Sweep) -> Result<u64> {
-    let swept = match last_victim(db, sweep)? {
-        Some(last) => results(db, last)?,
-        None => 0,
-    };
     by_time(db, sweep.before, sweep.rows)?;
     orphans(db, sweep.before, sweep.rows)?;
-    Ok(swept)
+    // For the size, what is told of times of which no result is kept goes before any result does. Triggers
+    // only once nobody can submit them again.
+    if over(db, sweep)? > 0
+        && let Some(oldest) = oldest(db)?
+    {
+        let audit = told(db, oldest, sweep.rows)?;
+        let triggers = triggers(db, oldest.min(sweep.open_since), sweep.rows)?;
+        if audit.max(triggers) >= u64::from(sweep.rows) {
+            return Ok(audit.max(triggers));
+        }
+    }
+    match last_victim(db, sweep)? {
+        Some(last) => results(db, last),
+        None => Ok(0),
+    }
+}
+
+/// The size to get rid of.
+fn over(db: &Connection, sweep: &Sweep) -> Result<u64> {
+    Ok(used(db)?.saturating_sub(sweep.bytes).saturating_sub(partial(db)?))
+}
+
+/// When the oldest result came that is kept.
+fn oldest(db: &Connection) -> Result<Option<UnixMillis>> {
+    db.prepare_cached("SELECT received FROM results ORDER BY id LIMIT 1")?
+        .query_row([], |row| row.get(0).map(|ms: i64| UnixMillis(ms.cast_unsigned())))
+        .optional()
 }
 
 /// The newest result that goes: all up to it go. The newest of all stays, so that its offset is
 /// never given twice.
 fn last_victim(db: &Connection, sweep: &Sweep) -> Result<Option<i64>> {
-    // The size to get rid of: no more goes for size than that, however many rows that is.
-    let mut over = used(db)?.saturating_sub(sweep.bytes).saturating_sub(partial(db)?);
+    // No more goes for size than that, however many rows that is.
+    let mut over = over(db, sweep)?;
     let mut statement = db.prepare_cached(
         "SELECT id, received, length(body) + CASE WHEN chunked THEN \
          (SELECT ifnull(sum(length(c.bytes)), 0) FROM chunks c \
@@ -72,7 +95,18 @@ fn results(db: &Connection, last: i64) -> Result<u64> {
 }
 
 fn by_time(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
-    let before_ms = before.0.cast_signed();
+    told(db, before, rows)?;
+    db.prepare_cached(
+        "DELETE FROM awaiting WHERE (run, node, attempt) IN \
+         (SELECT run, node, attempt FROM awaiting WHERE received < ?1 LIMIT ?2)",
+    )?
+    .execute(params![before.0.cast_signed(), rows])?;
+    triggers(db, before, rows).map(drop)
+}
+
+/// What was told of that time, but results; gives the most rows of one kind.
+fn told(db: &Connection, before: UnixMillis, rows: u32) -> Result<u64> {
+    let mut most = 0;
     for sql in [
         "DELETE FROM audit WHERE id IN (SELECT id FROM \
          (SELECT id, time FROM audit ORDER BY id LIMIT ?2) WHERE time < ?1)",
@@ -80,18 +114,21 @@ fn by_time(db: &Connection, before: UnixMillis, rows: u32) -> Result<()> {
          (SELECT id, received FROM missed ORDER BY id LIMIT ?2) WHERE received < ?1)",
         "DELETE FROM unreadable WHERE id IN (SELECT id FROM \
          (SELECT id, received FROM unreadable ORDER BY id LIMIT ?2) WHERE received < ?1)",
-        "DELETE FROM awaiting WHERE (run, node, attempt) IN \
-         (SELECT run, node, attempt FROM awaiting WHERE received < ?1 LIMIT ?2)",
     ] {
         // Ids ascend with time: only the oldest rows are looked at, not the whole table.
-        db.prepare_cached(sql)?.execute(params![before_ms, rows])?;
+        most = most.max(db.prepare_cached(sql)?.execute(params![before.0.cast_signed(), rows])?);
     }
+    Ok(most as u64)
+}
+
+/// Triggers of that time that are over.
+fn triggers(db: &Connection, before: UnixMillis, rows: u32) -> Result<u64> {
     db.prepare_cached(
         "DELETE FROM triggers WHERE run IN (SELECT run FROM triggers WHERE run < ?1 \
          AND submitted < ?2 AND ok IS NOT NULL ORDER BY run LIMIT ?3)",
     )?
-    .execute(params![&time_floor(before).0, before_ms, rows])?;
-    Ok(())
+    .execute(params![&time_floor(before).0, before.0.cast_signed(), rows])
+    .map(|gone| gone as u64)
 }
 
 /// Chunks of runs that never got a `Finished`. Ids ascend with time: only the oldest are looked at.
@@ -119,4 +156,90 @@ fn time_floor(time: UnixMillis) -> RunId {
     let mut id = [0; 16];
     id[..6].copy_from_slice(&time.0.to_be_bytes()[2..]);
     RunId(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::{Scratch, identity};
+    use crate::store::sqlite::Sqlite;
+    use crate::store::{
+        AuditRecord, Batch, Change, NodeId, Outcome, Record, Source, Store as _, Tally,
+        TriggerRecord,
+    };
+
+    /// A trigger that is over, a line about it, and its result.
+    fn life(batch: &mut Batch, ms: u64) {
+        let run = RunId::v7(UnixMillis(ms), [7; 10]);
+        batch.change(Change::Trigger(TriggerRecord {
+            run,
+            submitted: UnixMillis(ms),
+            deadline: UnixMillis(ms + 60_000),
+            client: "airflow".to_owned(),
+            request: "x".repeat(300),
+            job: "job".parse().unwrap(),
+            nodes: vec![NodeId(1)],
+            cancelled: None,
+            cancelled_nodes: Vec::new(),
+            closed: Some(Tally { ok: 1, failed: 0, inferred: 0 }),
+        }));
+        batch.change(Change::Audit(AuditRecord {
+            offset: 0,
+            time: UnixMillis(ms),
+            who: "airflow".to_owned(),
+            what: "submit".to_owned(),
+            place: "job node:gw".to_owned(),
+            outcome: "ok".to_owned(),
+            origin: "x".repeat(100),
+        }));
+        let job = batch.put(&[b"job"]);
+        let body = batch.put(&[&[7; 100]]);
+        batch.record(Record::Result {
+            run,
+            node: NodeId(1),
+            attempt: 1,
+            source: Source::Node,
+            outcome: Outcome::Ok,
+            received: UnixMillis(ms),
+            corrected: None,
+            job,
+            body,
+            chunked: false,
+        });
+    }
+
+    #[test]
+    fn a_small_size_and_a_great_age_leave_the_newest_results() {
+        let scratch = Scratch::new("size");
+        let mut store = Sqlite::open(&scratch.path("store.db"), identity()).unwrap();
+        let most = 16 << 20;
+        let mut ms = 1_800_000_000_000;
+        let mut kept = 0;
+        for day in 0..60 {
+            let mut batch = Batch::default();
+            for _ in 0..1_000 {
+                ms += 86_400;
+                life(&mut batch, ms);
+            }
+            store.commit(&batch).unwrap();
+            // Like the hub: again while there is more.
+            for _ in 0..10 {
+                let mut batch = Batch::default();
+                batch.change(Change::Sweep(Sweep {
+                    before: UnixMillis(0), // age: for ever
+                    bytes: most,
+                    keep_after: u64::MAX,
+                    open_since: UnixMillis(ms - 9 * 24 * 60 * 60 * 1_000),
+                    rows: 5_000,
+                }));
+                let committed = store.commit(&batch).unwrap();
+                assert!(committed.extent.bytes < 2 * most, "day {day}: {committed:?}");
+                kept = committed.extent.newest + 1 - committed.extent.oldest;
+                if committed.swept < 5_000 {
+                    break;
+                }
+            }
+            assert!(kept >= 1_000, "day {day}: of the last day's 1000 results {kept} stay");
+        }
+    }
 }
