@@ -99,7 +99,7 @@ pub struct NodeRecord {
     pub accepted: UnixMillis,
     /// Since when two devices with its key were seen.
     pub quarantined: Option<UnixMillis>,
-    /// The schedules' counter when its groups changed last.
+    /// The schedules' counter when its groups changed last, or it held a later schedule than this store.
     pub regrouped: u64,
 }
 

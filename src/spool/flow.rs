@@ -450,7 +450,8 @@ impl Spool {
         self.appended_at = now;
         self.sync_at.get_or_insert(now + SYNC_AFTER);
         // What found no room beside this is looked at again, to have room made for it.
-        self.spooled = self.passed_by.take().map_or(self.reached, |seq| Seq(seq.0 - 1));
+        self.spooled =
+            self.passed_by.take().map_or(self.reached, |seq| Seq(seq.0.saturating_sub(1)));
         self.recover();
         let batch = std::mem::take(&mut self.batch);
         for placed in &batch {

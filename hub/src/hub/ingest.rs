@@ -15,6 +15,8 @@ use crate::store::{
     AuditRecord, AwaitingRecord, Change, Key, NodeId, Outcome, Query, Record, Source,
 };
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 impl Hub {
     pub(super) fn report(&mut self, key: &str, body: &[u8]) {
         self.counters.report_bytes += body.len() as u64;
@@ -385,15 +387,22 @@ impl Hub {
             return;
         }
         let version = self.schedules.version(node);
+        // No counter is much later than the clock, whatever a node says.
+        let possible = self.time.time().0.saturating_add(DAY_MS);
         if held.epoch == version.epoch
-            && held.counter > version.counter
+            && (version.counter + 1..possible).contains(&held.counter)
             && self.pipeline.failing.is_none()
         {
             log::warn!("{} has a later schedule than this store: it is replaced", node.record.name);
-            let record = self.schedules.rise_above(held);
-            self.pipeline.change(Change::Schedule(record));
-            let all: Vec<NodeId> = self.nodes.iter().map(|node| node.record.id).collect();
-            return self.schedules_changed(&all);
+            let (counter, schedule) = self.schedules.rise_above(held);
+            if let Some(record) = schedule {
+                self.pipeline.change(Change::Schedule(record));
+            }
+            let node = self.nodes.get_mut(id);
+            node.record.regrouped = counter;
+            let record = node.record.clone();
+            self.pipeline.change(Change::Node(record));
+            return self.schedules_changed(&[id]);
         }
         let mut body = vec![0; limits::BODY];
         match self.schedules.encode(node, &mut body) {

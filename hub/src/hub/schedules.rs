@@ -58,16 +58,18 @@ impl Schedules {
         self.counter
     }
 
-    /// A node holds a later version of this epoch than any of ours: the store went back to a snapshot. From
-    /// now on all of ours are later than that one. Gives what to store.
-    pub fn rise_above(&mut self, held: ScheduleVersion) -> ScheduleRecord {
+    /// A node holds a later version of this epoch than this store gave it, which went back to a snapshot.
+    /// Gives a counter that is later than that one, and, where there is no schedule at all, an empty one
+    /// to be stored: beside none a node's own counter does not count.
+    pub fn rise_above(&mut self, held: ScheduleVersion) -> (u64, Option<ScheduleRecord>) {
         self.counter = self.counter.max(held.counter);
         let counter = self.next_counter();
-        let none = || Set { counter, changed: UnixMillis(0), entries: Vec::new() };
-        let set = self.sets.entry(Scope::All).or_insert_with(none);
-        set.counter = counter;
-        let entries = serde_json::to_string(&set.entries).expect("our own types serialize");
-        ScheduleRecord { scope: Scope::All, counter, changed: set.changed, entries }
+        let record = self.sets.is_empty().then(|| {
+            let (changed, entries) = (UnixMillis(0), Vec::new());
+            self.sets.insert(Scope::All, Set { counter, changed, entries });
+            ScheduleRecord { scope: Scope::All, counter, changed, entries: "[]".to_owned() }
+        });
+        (counter, record)
     }
 
     /// Replaces the schedule of a scope; gives what to store, or nothing if it is the same.

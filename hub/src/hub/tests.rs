@@ -1408,6 +1408,34 @@ fn schedule_in(sent: &Sent) -> Option<(ScheduleVersion, Vec<String>)> {
     })
 }
 
+/// A `Hello` of a node that holds this schedule.
+fn hello_with(schedule: ScheduleVersion) -> Report<'static> {
+    Report::Hello(Hello {
+        start: StartId([1; 16]),
+        node: "gw",
+        agent: "0.1",
+        groups: List::empty(),
+        jobs: List::empty(),
+        partial: false,
+        schedule,
+        outboxes: List::empty(),
+    })
+}
+
+#[test]
+fn a_node_that_claims_an_impossible_schedule_spoils_none() {
+    let mut world = World::with_node();
+    let set = |id: &str| {
+        json!({ "op": "schedule.set", "select": { "all": true },
+                "entries": [{ "id": id, "job": "job", "every_ms": 5_000 }] })
+    };
+    let (held, _) = schedule_in(&world.ask(set("one"))).unwrap();
+    let claim = hello_with(ScheduleVersion { counter: u64::MAX, ..held });
+    world.report(A, None, &claim);
+    let (later, entries) = schedule_in(&world.ask(set("two"))).unwrap();
+    assert_eq!((later.counter, entries), (held.counter + 1, vec!["two".to_owned()]));
+}
+
 #[test]
 fn a_hub_that_went_back_to_a_snapshot_gets_its_schedule_to_a_node_that_had_a_later_one() {
     for sets_another in [false, true] {
@@ -1428,18 +1456,7 @@ fn a_hub_that_went_back_to_a_snapshot_gets_its_schedule_to_a_node_that_had_a_lat
             wanted = "three";
         }
         for _ in 0..5 {
-            let jobs = List::empty();
-            let report = Report::Hello(Hello {
-                start: StartId([1; 16]),
-                node: "gw",
-                agent: "0.1",
-                groups: List::empty(),
-                jobs,
-                partial: false,
-                schedule: held,
-                outboxes: List::empty(),
-            });
-            let sent = world.report(A, None, &report);
+            let sent = world.report(A, None, &hello_with(held));
             // As the agent does: "within an epoch a higher counter does; an older one is ignored".
             if let Some((version, ids)) = schedule_in(&sent)
                 && (version.epoch != held.epoch || version.counter > held.counter)
