@@ -160,6 +160,16 @@ struct Node {
     lines: Option<Prefixed>,
 }
 
+impl Node {
+    /// A later execution has output of its own.
+    fn learn_attempt(&mut self, attempt: u64) {
+        if attempt > self.attempt {
+            self.attempt = attempt;
+            self.next_chunk = 0;
+        }
+    }
+}
+
 impl Watch {
     fn new(args: &TriggerArgs, run: RunId, submitted: &Submitted) -> Self {
         let widest = submitted.nodes.iter().map(String::len).max().unwrap_or(0);
@@ -269,11 +279,8 @@ impl Watch {
     fn event(&mut self, event: &Value) -> Result<(), Failure> {
         let Some(name) = event["node"].as_str() else { return Ok(()) };
         let node = self.nodes.entry(name.to_owned()).or_default();
-        if let Some(attempt) = event["attempt"].as_u64()
-            && attempt > node.attempt
-        {
-            node.attempt = attempt;
-            node.next_chunk = 0;
+        if let Some(attempt) = event["attempt"].as_u64() {
+            node.learn_attempt(attempt);
         }
         match event["event"].as_str() {
             Some("output") => node.dirty = true,
@@ -310,7 +317,7 @@ impl Watch {
                 node.status.clone_from(&row.status);
                 node.is_final = row.is_final;
             }
-            node.attempt = node.attempt.max(row.attempt);
+            node.learn_attempt(row.attempt);
             node.dirty |= row.bytes > 0;
         }
         Ok(())
@@ -371,7 +378,7 @@ impl Watch {
         if self.output {
             for row in &rows {
                 let node = self.nodes.entry(row.node.clone()).or_default();
-                node.attempt = row.attempt;
+                node.learn_attempt(row.attempt);
                 if row.bytes > 0 {
                     self.fetch_one(session, &row.node)?;
                 }

@@ -99,7 +99,7 @@ impl Hub {
         // Of short chunks there are many, and each costs more than its bytes.
         let rows = &rows[..how_many_fit(&rows)];
         let chunks = &chunks[..rows.len()];
-        let reached = chunks.last().map_or(from, |(index, _)| index + 1);
+        let reached = chunks.last().map_or(Some(from), |(index, _)| index.checked_add(1));
         let total = result.and_then(|record| {
             let row = result_row(record, "")?;
             Some(row.chunk_count())
@@ -109,8 +109,8 @@ impl Hub {
             // Nothing more will come.
             Some(_) if chunks.is_empty() => None,
             // Of a run that was lost there may be more than its end says.
-            Some(total) if reached == total => None,
-            _ => Some(reached),
+            Some(total) if reached == Some(total) => None,
+            _ => reached,
         };
         let fields = serde_json::json!({
             "attempt": attempt, "chunks": rows, "next": next, "complete": complete,

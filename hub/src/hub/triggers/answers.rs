@@ -116,7 +116,7 @@ impl Triggers {
         let now = cx.time.moment();
         let Some(trigger) = self.map.get_mut(&run) else { return };
         let Some(target) = trigger.target(node) else { return };
-        let attempt = target.attempt + 1;
+        let attempt = target.attempt.saturating_add(1);
         *target = Target::new(node, attempt, now);
         target.persisted = true;
         target.due = target.pause(now);

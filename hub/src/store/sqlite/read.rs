@@ -163,7 +163,7 @@ fn chunks(
         if index != expected || (!chunks.is_empty() && size > bytes as usize) {
             break;
         }
-        expected = index + 1;
+        expected = index.saturating_add(1);
         chunks.push((index, chunk));
     }
     let sql = format!(
