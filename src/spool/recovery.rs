@@ -12,6 +12,10 @@ use super::segment::{self, Found, Kind};
 use crate::journal;
 use crate::limits::{DROPPED_RUNS, SEGMENT, SPOOLED_RUNS};
 
+/// A file that is no segment, and whose number is so far above all others, is none of ours: numbers go on
+/// below it.
+const FAR: u32 = 1 << 16;
+
 /// What the segments hold, as they are read one after the other.
 ///
 /// ```ignore
@@ -72,13 +76,21 @@ impl Recovered {
         self.trouble = why.to_owned();
     }
 
-    /// A file with this number stays there: the number is not used again.
+    /// A file with this number is there, whatever is in it: the number is not used again.
     pub fn saw(&mut self, number: u32) {
         self.highest = self.highest.max(number);
     }
 
     /// Takes in a segment. They are given in the order of their numbers.
     pub fn add(&mut self, number: u32, bytes: &[u8]) -> Verdict {
+        let verdict = self.take_in(number, bytes);
+        if verdict.useful || number <= self.highest.saturating_add(FAR) {
+            self.saw(number);
+        }
+        verdict
+    }
+
+    fn take_in(&mut self, number: u32, bytes: &[u8]) -> Verdict {
         let mut verdict = Verdict { keep: bytes.len(), bad: Vec::new(), useful: false };
         let salt = segment::read_head(bytes).map_or(0, |(_, salt)| salt);
         let mut segment = Segment::new(number, salt);
@@ -129,9 +141,7 @@ impl Recovered {
             }
         }
         segment.bytes = verdict.keep as u32; // not longer than SEGMENT
-        // What is no segment says nothing of the numbers that are used.
         if verdict.useful {
-            self.saw(number);
             self.segments.push(segment);
         }
         verdict
