@@ -163,8 +163,8 @@ impl Agent {
             Input::Reloaded(reload) => self.reload(*reload),
             Input::Stop => self.stop(),
             Input::Storage(wrong) => {
-                if wrong.is_empty() && !self.storage.is_empty() {
-                    // What it did not take is in it from now on.
+                if !self.storage.is_empty() {
+                    // If it was the journal: what it did not take is in it from now on.
                     self.rewrite_journal();
                 }
                 self.storage.clear();
@@ -254,6 +254,9 @@ impl Agent {
         if self.link.is_up() && boot >= self.heartbeat_at {
             self.wants_vitals = true;
             self.heartbeat_at = boot + HEARTBEAT;
+            if !self.storage.is_empty() && self.save == Save::No {
+                self.save = Save::Running; // it may be what could not be written
+            }
         }
         if self.journal.wants_replacing() {
             self.rewrite_journal();

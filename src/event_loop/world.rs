@@ -49,6 +49,8 @@ pub(super) struct World {
     cursors: Cursors,
     storage: Storage,
     spool: Option<Files>,
+    /// What can't be written, and why.
+    troubles: Vec<(&'static str, Text)>,
     /// What is wrong with the storage, as the core was told.
     trouble: Text,
     spawner: Spawner,
@@ -109,6 +111,7 @@ impl World {
                 cursors: Cursors::parse(&cursors),
                 storage,
                 spool,
+                troubles: Vec::new(),
                 trouble: Text::new(),
                 spawner,
                 executor: Rc::downgrade(executor),
@@ -402,11 +405,12 @@ impl World {
         self.agent.handle(self.clock.now(), input);
     }
 
-    fn stored(&mut self, what: &str, result: io::Result<()>) {
-        let trouble = match result {
-            Ok(()) => Text::new(),
-            Err(error) => text(format_args!("{what} can't be written: {error}")),
-        };
+    fn stored(&mut self, what: &'static str, result: io::Result<()>) {
+        self.troubles.retain(|(of, _)| *of != what);
+        if let Err(error) = result {
+            self.troubles.push((what, text(format_args!("{what} can't be written: {error}"))));
+        }
+        let trouble = self.troubles.first().map_or_else(Text::new, |(_, trouble)| trouble.clone());
         if trouble == self.trouble {
             return;
         }

@@ -1234,3 +1234,15 @@ fn a_file_that_is_no_segment_takes_no_numbers() {
     world.pass(8, false);
     assert!(world.disk.files.keys().any(|number| *number < 100), "{:?}", world.disk.files.keys());
 }
+
+#[test]
+fn a_schedule_that_could_not_be_saved_is_saved_once_it_can_be() {
+    let mut world = World::welcomed(settings(jobs()));
+    world.take_up(1, [entry("e", "noop", 60_000)]);
+    let first = world.schedule.clone();
+    world.take_up(2, [entry("other", "noop", 60_000)]);
+    let second = std::mem::replace(&mut world.schedule, first); // the card was read-only
+    world.give(Input::Storage("the schedule can't be written: Read-only file system"));
+    world.pass(130, true);
+    assert_eq!(world.schedule.map(|file| file.len()), second.map(|file| file.len()));
+}
