@@ -136,14 +136,12 @@ impl Spool {
     }
 
     /// Deletes the oldest segment that is not needed, as long as no older one says that a run was
-    /// accepted whose end is in it: that one is emptied first, or waits for acks itself. If room is
-    /// needed, or the disk fails, nothing waits.
+    /// accepted whose end is in it: that one is emptied first, or waits for acks itself. If the spool is
+    /// full, or the disk fails, nothing waits.
     fn clear_away(&mut self) -> Option<Errand> {
         let segment = self.doomed.iter().copied().min()?;
-        let before = self
-            .index
-            .to_go_before(segment)
-            .filter(|_| self.wants_room.is_none() && self.is_well());
+        let is_full = self.wants_room.is_some() || self.room_for(Kind::Took) == 0;
+        let before = self.index.to_go_before(segment).filter(|_| !is_full && self.is_well());
         let Some(older) = before else { return Some(Errand::Delete { segment }) };
         let free = self.moving.is_none() && self.retiring.is_empty() && !older.busy;
         (free && !older.has_reports() && self.active != Some(older.number))
