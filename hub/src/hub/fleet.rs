@@ -324,7 +324,7 @@ impl Hub {
             let what = format!("{name} has this key already; nothing to do");
             return Err(Refusal::new("exists", what));
         }
-        let until = self.time.time().plus_ms(request.overlap_ms);
+        let until = self.time.for_ages().plus_ms(request.overlap_ms);
         record.keys.retain(|held| held.key != key);
         for held in &mut record.keys {
             held.until = Some(held.until.map_or(until, |before| before.min(until)));
@@ -396,12 +396,14 @@ impl Hub {
 
     /// Old keys whose overlap is over go.
     pub(super) fn expire_keys(&mut self) {
-        // It can't be taken back: a clock that may be ahead is no reason.
-        if self.upkeep.doubts(self.time.moment()) {
-            return;
-        }
+        // It can't be taken back: a clock that may be ahead since the start is no reason.
+        let doubted = self.upkeep.doubts(self.time.moment());
+        let at_start = self.time.time().0.saturating_sub(self.time.moment().ms_since(self.started));
         for (_, key) in self.nodes.overdue_keys(self.time.for_ages()) {
-            self.revoke(key.key);
+            let was_over = key.until.is_some_and(|until| until.0 < at_start);
+            if !(doubted && was_over) {
+                self.revoke(key.key);
+            }
         }
     }
 }

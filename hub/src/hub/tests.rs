@@ -1264,6 +1264,17 @@ fn a_clock_that_was_set_right_within_the_hour_removes_nothing() {
 }
 
 #[test]
+fn without_an_overlap_the_old_key_is_gone_at_once() {
+    let mut world = World::with_node();
+    world.pass(10_000);
+    world.back = 3; // the wall clock is a little behind the hub's time
+    let rekey = json!({ "op": "nodes.rekey", "node": "gw", "key": B, "overlap_ms": 0 });
+    assert_eq!(world.ask(rekey).code(), "ok");
+    let shown = world.ask(json!({ "op": "nodes.show", "node": "gw" })).reply().to_string();
+    assert!(shown.contains(B) && !shown.contains(A), "{shown}");
+}
+
+#[test]
 fn a_clock_that_was_set_right_ends_no_overlap_of_keys() {
     let mut world = World::with_node();
     let (run, _) = world.submit();
