@@ -254,8 +254,8 @@ impl Agent {
         if self.link.is_up() && boot >= self.heartbeat_at {
             self.wants_vitals = true;
             self.heartbeat_at = boot + HEARTBEAT;
-            if !self.storage.is_empty() && self.save == Save::No {
-                self.save = Save::Running; // it may be what could not be written
+            if self.stage == Stage::Working && self.storage.starts_with("the schedule") {
+                self.save = Save::Running;
             }
         }
         if self.journal.wants_replacing() {

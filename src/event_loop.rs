@@ -31,6 +31,7 @@ use crate::io::storage::{self, Storage};
 
 mod builtin;
 mod supervise;
+mod troubles;
 mod world;
 
 use world::World;

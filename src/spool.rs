@@ -417,7 +417,6 @@ impl Spool {
 
     /// The run's end is safe, or lost for good: that it was accepted needs not be kept.
     pub(crate) fn settle(&mut self, run: RunId, attempt: Attempt) {
-        self.takes.retain(|take| (take.0, take.1) != (run, attempt));
         if let Some(at) = self.taken.iter().position(|t| (t.0, t.1) == (run, attempt)) {
             let (_, _, spot) = self.taken.swap_remove(at);
             self.release(spot, Kind::Took);

@@ -16,6 +16,7 @@ use smol::LocalExecutor;
 
 use super::builtin::{Builtin, Piece};
 use super::supervise;
+use super::troubles::Troubles;
 use crate::agent::{Agent, Identity, Input, Launch, Output, Restored, Signal, Slot, Usage, Vitals};
 use crate::config::Config;
 use crate::io::clock::{self, Clock};
@@ -49,10 +50,7 @@ pub(super) struct World {
     cursors: Cursors,
     storage: Storage,
     spool: Option<Files>,
-    /// What can't be written, and why.
-    troubles: Vec<(&'static str, Text)>,
-    /// What is wrong with the storage, as the core was told.
-    trouble: Text,
+    troubles: Troubles,
     spawner: Spawner,
     executor: Weak<LocalExecutor<'static>>,
     me: Weak<RefCell<Self>>,
@@ -111,8 +109,7 @@ impl World {
                 cursors: Cursors::parse(&cursors),
                 storage,
                 spool,
-                troubles: Vec::new(),
-                trouble: Text::new(),
+                troubles: Troubles::default(),
                 spawner,
                 executor: Rc::downgrade(executor),
                 me: me.clone(),
@@ -406,21 +403,9 @@ impl World {
     }
 
     fn stored(&mut self, what: &'static str, result: io::Result<()>) {
-        self.troubles.retain(|(of, _)| *of != what);
-        if let Err(error) = result {
-            self.troubles.push((what, text(format_args!("{what} can't be written: {error}"))));
+        if self.troubles.learn(what, result) {
+            self.agent.handle(self.clock.now(), Input::Storage(self.troubles.told()));
         }
-        let trouble = self.troubles.first().map_or_else(Text::new, |(_, trouble)| trouble.clone());
-        if trouble == self.trouble {
-            return;
-        }
-        if trouble.is_empty() {
-            log::info!("storage works again");
-        } else {
-            log::error!("{trouble}");
-        }
-        self.trouble = trouble;
-        self.agent.handle(self.clock.now(), Input::Storage(&self.trouble));
     }
 }
 

@@ -602,6 +602,7 @@ impl Spool {
         let output = live.iter().any(|entry| entry.kind == Kind::Chunk);
         if !output && known.forget_chunks() {
             // The output that it was to be emptied of is damaged: there may be some elsewhere.
+            self.look_at_all();
             return;
         }
         let ends = live.iter().filter(|entry| entry.kind == Kind::Finished);

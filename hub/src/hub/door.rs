@@ -81,7 +81,7 @@ impl Hub {
             Door::Triggers | Door::Results if client => Verdict::No,
             Door::Triggers | Door::Results => {
                 let Some(key) = Key::read(key) else { return Verdict::No };
-                if self.nodes.by_key(&key, self.time.time()).is_some() {
+                if self.nodes.by_key(&key, self.time.for_ages()).is_some() {
                     let free = self.doors.known.take(moment);
                     return if free { Verdict::Welcome } else { Verdict::Later };
                 }
@@ -101,7 +101,7 @@ impl Hub {
     /// outputs: so make the subscription before they are polled.
     pub fn may_subscribe(&mut self, now: Now, key: &str, topic: &[u8]) -> bool {
         self.time.advance(now);
-        let node = Key::read(key).and_then(|key| self.nodes.by_key(&key, self.time.time()));
+        let node = Key::read(key).and_then(|key| self.nodes.by_key(&key, self.time.for_ages()));
         let allowed =
             node.is_some_and(|id| topic == ALL_TOPIC || *topic == *self.nodes.get(id).topic);
         if !allowed {

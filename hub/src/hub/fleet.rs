@@ -336,6 +336,13 @@ impl Hub {
         }
         self.change_node(record);
         self.nodes.get_mut(id).before = None;
+        if request.overlap_ms == 0 {
+            // It is a person's word, whatever the clocks say.
+            let held = self.nodes.get(id).record.keys.clone();
+            for old in held.iter().filter(|held| held.key != key) {
+                self.revoke(old.key);
+            }
+        }
         self.expire_keys();
         self.audit(rights, "nodes.rekey", &name, "ok", &request.origin);
         let until_ms = (request.overlap_ms > 0).then_some(until.0);
@@ -396,14 +403,12 @@ impl Hub {
 
     /// Old keys whose overlap is over go.
     pub(super) fn expire_keys(&mut self) {
-        // It can't be taken back: a clock that may be ahead since the start is no reason.
-        let doubted = self.upkeep.doubts(self.time.moment());
-        let at_start = self.time.time().0.saturating_sub(self.time.moment().ms_since(self.started));
+        // It can't be taken back: a clock that may be ahead is no reason.
+        if self.upkeep.doubts(self.time.moment()) {
+            return;
+        }
         for (_, key) in self.nodes.overdue_keys(self.time.for_ages()) {
-            let was_over = key.until.is_some_and(|until| until.0 < at_start);
-            if !(doubted && was_over) {
-                self.revoke(key.key);
-            }
+            self.revoke(key.key);
         }
     }
 }

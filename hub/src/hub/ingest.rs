@@ -21,7 +21,7 @@ impl Hub {
     pub(super) fn report(&mut self, key: &str, body: &[u8]) {
         self.counters.report_bytes += body.len() as u64;
         let Some(key) = Key::read(key) else { return self.bad_bytes(None, "no key") };
-        let Some(id) = self.nodes.by_key(&key, self.time.time()) else {
+        let Some(id) = self.nodes.by_key(&key, self.time.for_ages()) else {
             return self.unknown_key(key, body);
         };
         self.nodes.get_mut(id).heard = Some((self.time.moment(), self.time.time()));

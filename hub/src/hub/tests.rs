@@ -1275,6 +1275,36 @@ fn without_an_overlap_the_old_key_is_gone_at_once() {
 }
 
 #[test]
+fn a_rekey_without_overlap_cuts_the_old_key_while_the_clock_is_doubted() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let sixty_days = 60 * 24 * 60 * 60 * 1000;
+    let mut world = World::with(settings(), world.store, world.moment + sixty_days);
+    assert!(world.hub.may_subscribe(world.now(), A, b"n/gw/"));
+    world.drain();
+    let sent = world.ask(json!({ "op": "nodes.rekey", "node": "gw", "key": B, "overlap_ms": 0 }));
+    assert_eq!(sent.code(), "ok");
+    assert_eq!(sent.cuts, [A]);
+}
+
+#[test]
+fn a_device_in_its_overlap_is_let_in_once_the_clock_was_set_right() {
+    let mut world = World::with_node();
+    let (run, _) = world.submit();
+    world.report(A, Some(1), &finished(run, Status::Ok, 0));
+    let week = 7 * 24 * 60 * 60 * 1000;
+    world.ask(json!({ "op": "nodes.rekey", "node": "gw", "key": B, "overlap_ms": week }));
+    let sixty_days = 60 * 24 * 60 * 60 * 1000;
+    let mut world = World::with(settings(), world.store, world.moment + sixty_days);
+    world.pass(60_000);
+    world.back = sixty_days; // NTP
+    world.pass(60 * 60 * 1000);
+    let sent = world.report(A, None, &hello(&mut [0; 256], 1));
+    assert!(sent.kinds().contains(&"welcome"));
+}
+
+#[test]
 fn a_clock_that_was_set_right_ends_no_overlap_of_keys() {
     let mut world = World::with_node();
     let (run, _) = world.submit();
