@@ -29,6 +29,11 @@ impl HubTime {
         Some(UnixMillis(u64::try_from(time).unwrap_or(0)))
     }
 
+    /// Whether nobody triggers a run with this deadline again: a scheduled run has none, which is 0.
+    pub(crate) fn is_out_of_reach(&self, boot: Duration, deadline: UnixMillis) -> bool {
+        deadline.0 == 0 || self.is_over(boot, deadline)
+    }
+
     /// Whether `deadline` has passed at `boot`. Before the hub said its time nothing has.
     pub(crate) fn is_over(&self, boot: Duration, deadline: UnixMillis) -> bool {
         self.at(boot).is_some_and(|time| time >= deadline)

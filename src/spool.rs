@@ -60,7 +60,8 @@
 //! Output may fill all but [`reserve`] of the bound. Beyond it `drop_oldest` empties the oldest
 //! segment: its output goes, with the rest of the same runs' output wherever it is, and is counted;
 //! what else is in it (the ends of runs) moves to the last segment, and says that the output was dropped. With
-//! `refuse_new` nothing on disk goes, and new output finds no room.
+//! `refuse_new` nothing on disk goes, and new output finds no room. That runs were accepted is kept as far
+//! as there is room, and budget.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;

@@ -348,10 +348,7 @@ impl Agent {
         state: State,
     ) -> Option<(Place, u32)> {
         let (hub_time, boot) = (self.hub_time, self.now.boot);
-        // Scheduled runs have no deadline: nobody triggers them a second time.
-        let is_over = |deadline: fieldpost_wire::UnixMillis| {
-            deadline.0 == 0 || hub_time.is_over(boot, deadline)
-        };
+        let is_over = |deadline| hub_time.is_out_of_reach(boot, deadline);
         self.known.insert(run, attempt, deadline, state, is_over).ok()
     }
 }

@@ -377,8 +377,10 @@ impl Agent {
             return;
         };
         // As long as it may be triggered again the disk knows it, too.
-        let is_over = entry.deadline.0 == 0 || self.hub_time.is_over(self.now.boot, entry.deadline);
-        if is_over && let Some(spool) = &mut self.spool {
+        let boot = self.now.boot;
+        if self.hub_time.is_out_of_reach(boot, entry.deadline)
+            && let Some(spool) = &mut self.spool
+        {
             spool.settle(entry.run, entry.attempt);
         }
     }
